@@ -1,0 +1,556 @@
+"""The chunks: everything that happens in a run, one small dataclass a kind (PROTOCOL §1, §2).
+
+Floor 1: above `messages` and `limits`, below everything. Chunks are not frozen, because that would cost four times as
+much to build, but nobody changes one after the log has numbered it.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import from_json, to_jsonable_python
+
+from helix.errors import InvalidChunk
+from helix.limits import Usage
+from helix.messages import AssistantMessage, Message
+
+PROTOCOL = 1
+"""The protocol's version, written into the root's `run_start`. A log with a higher one may be watched, not owned."""
+
+RunStatus: TypeAlias = Literal["completed", "failed", "cancelled", "interrupted", "suspended"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "filter", "refusal", "output", "limit"]
+Outcome: TypeAlias = Literal["committed", "abandoned", "cut"]
+MessageKind: TypeAlias = Literal["steering", "feedback", "notice", "summary"]
+Channel: TypeAlias = Literal["text", "stdout", "stderr"]
+ErrorCode: TypeAlias = Literal[
+    "model_rate_limited",
+    "model_unavailable",
+    "model_rejected",
+    "model_stream_dropped",
+    "model_filtered",
+    "tool_failed",
+    "tool_unknown",
+    "tool_invalid_arguments",
+    "tool_denied",
+    "tool_timeout",
+    "tool_outcome_unknown",
+    "output_invalid",
+    "limit_steps",
+    "limit_tokens",
+    "limit_cost",
+    "limit_requests",
+    "limit_depth",
+    "limit_fan_out",
+    "limit_time",
+    "subagent_failed",
+    "state_invalid",
+    "state_conflict",
+    "recovery_limit",
+    "cancelled",
+    "internal",
+]
+ERROR_CODES: frozenset[str] = frozenset(get_args(ErrorCode))
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+OptStr: TypeAlias = Annotated[str | None, Field(exclude_if=_absent)]
+OptInt: TypeAlias = Annotated[int | None, Field(exclude_if=_absent)]
+OptTrue: TypeAlias = Annotated[bool | None, Field(exclude_if=_absent)]
+OptStrings: TypeAlias = Annotated[list[str] | None, Field(exclude_if=_absent)]
+Patch: TypeAlias = list[dict[str, Any]]
+"""RFC 6902 operations."""
+
+
+def _wire_name(name: str) -> str:
+    return "_sequence" if name == "sequence" else to_camel(name)
+
+
+@dataclass(slots=True)
+class ChunkBase:
+    """What every chunk has: who produced it, when, and its place in the log.
+
+    Attributes:
+        type: the kind; each class has its own literal.
+        agent_id: the producing agent's run id; a subtree is `x == id or x.startswith(id + ".")`.
+        agent_type: the agent's name.
+        timestamp: Unix time in milliseconds, given by the log; not monotone across machines.
+        sequence: 1, 2, 3 … over the whole tree, given by the log; 0 before that.
+    """
+
+    __pydantic_config__ = ConfigDict(alias_generator=_wire_name, populate_by_name=True)
+
+    type: Any = field(default="", kw_only=True)
+    agent_id: str
+    agent_type: str
+    timestamp: int = field(default=0, kw_only=True)
+    sequence: int = field(default=0, kw_only=True)
+
+
+@dataclass(slots=True)
+class TextDelta(ChunkBase):
+    """A piece of the model's words."""
+
+    delta: str
+    type: Literal["text_delta"] = field(default="text_delta", kw_only=True)
+
+
+@dataclass(slots=True)
+class Thinking(ChunkBase):
+    """A piece of the model's reasoning; or, with `is_complete`, the whole block once, after its pieces."""
+
+    content: str
+    is_complete: bool
+    type: Literal["thinking"] = field(default="thinking", kw_only=True)
+
+
+@dataclass(slots=True)
+class ToolStart(ChunkBase):
+    """A tool's body begins, with validated arguments."""
+
+    tool_call_id: str
+    tool_name: str
+    arguments: dict[str, Any]
+    attempt: OptInt = None
+    type: Literal["tool_start"] = field(default="tool_start", kw_only=True)
+
+
+@dataclass(slots=True)
+class ToolEnd(ChunkBase):
+    """A call is answered, exactly once; `error` is there when it failed."""
+
+    tool_call_id: str
+    tool_name: str
+    result: Any
+    error: OptStr = None
+    error_code: OptStr = None
+    duration_ms: OptInt = None
+    truncated: OptTrue = None
+    type: Literal["tool_end"] = field(default="tool_end", kw_only=True)
+
+
+@dataclass(slots=True)
+class SubagentStart(ChunkBase):
+    """A child begins; tagged with its parent."""
+
+    sub_agent_type: str
+    sub_agent_run_id: str
+    call_id: str
+    placement: OptStr = None
+    key: OptStr = None
+    """The `key=` of `ctx.run_agent`, by which a body that runs again finds this child."""
+    type: Literal["subagent_start"] = field(default="subagent_start", kw_only=True)
+
+
+@dataclass(slots=True)
+class SubagentEnd(ChunkBase):
+    """A child ended, in whatever way; tagged with its parent."""
+
+    sub_agent_type: str
+    sub_agent_run_id: str
+    call_id: str
+    result: Any
+    status: RunStatus
+    usage: Usage
+    error: OptStr = None
+    type: Literal["subagent_end"] = field(default="subagent_end", kw_only=True)
+
+
+@dataclass(slots=True)
+class Custom(ChunkBase):
+    """An event of the user's own, from `ctx.emit(name, data)`."""
+
+    event_name: str
+    data: Any
+    tool_call_id: OptStr = None
+    type: Literal["custom"] = field(default="custom", kw_only=True)
+
+
+@dataclass(slots=True)
+class StatePatch(ChunkBase):
+    """RFC 6902 operations on a state document: the author's, or that of `state_id`."""
+
+    patches: Patch
+    tool_call_id: OptStr = None
+    state_id: OptStr = None
+    conflicts: OptStrings = None
+    type: Literal["state_patch"] = field(default="state_patch", kw_only=True)
+
+
+@dataclass(slots=True)
+class ErrorChunk(ChunkBase):
+    """Something went wrong; when `recoverable`, the agent goes on by itself."""
+
+    error: str
+    code: ErrorCode
+    recoverable: bool
+    tool_call_id: OptStr = None
+    detail: OptStr = None
+    type: Literal["error"] = field(default="error", kw_only=True)
+
+
+@dataclass(slots=True)
+class Output(ChunkBase):
+    """The agent's output, validated against its output type, in its JSON form."""
+
+    output: Any
+    type: Literal["output"] = field(default="output", kw_only=True)
+
+
+@dataclass(slots=True)
+class RunStart(ChunkBase):
+    """An agent's life begins. `input` is only what is new; `protocol`, `options` and `history` stand on the root."""
+
+    input: list[Message]
+    model: str
+    state: Any
+    session_id: OptStr = None
+    parent_id: OptStr = None
+    protocol: OptInt = None
+    options: Annotated[dict[str, Any] | None, Field(exclude_if=_absent)] = None
+    history: Annotated[list[Message] | None, Field(exclude_if=_absent)] = None
+    agent_hash: OptStr = None
+    state_id: OptStr = None
+    """The agent whose document this one works on, when it is not its own (`share_state`)."""
+    type: Literal["run_start"] = field(default="run_start", kw_only=True)
+
+
+@dataclass(slots=True)
+class RunEnd(ChunkBase):
+    """An agent's life ends, exactly once."""
+
+    status: Literal["completed", "failed", "cancelled"]
+    usage: Usage
+    tree_usage: Usage
+    steps: int
+    duration_ms: int
+    finish_reason: Annotated[FinishReason | None, Field(exclude_if=_absent)] = None
+    session_id: OptStr = None
+    error: OptStr = None
+    error_code: Annotated[ErrorCode | None, Field(exclude_if=_absent)] = None
+    type: Literal["run_end"] = field(default="run_end", kw_only=True)
+
+
+@dataclass(slots=True)
+class RunPause(ChunkBase):
+    """The tree is quiet and parked; tagged with the root."""
+
+    status: Literal["interrupted", "suspended"]
+    waiting_for: OptStrings = None
+    type: Literal["run_pause"] = field(default="run_pause", kw_only=True)
+
+
+@dataclass(slots=True)
+class RunResume(ChunkBase):
+    """The first chunk of every new owner; a crash is a resume without a pause."""
+
+    epoch: int
+    reason: Literal["crash", "pause", "fork"]
+    forked_from: OptStr = None
+    type: Literal["run_resume"] = field(default="run_resume", kw_only=True)
+
+
+@dataclass(slots=True)
+class StepStart(ChunkBase):
+    """One model call begins; while it is open it is also the reservation of what it may use."""
+
+    step: int
+    attempt: int
+    model: str
+    reserve: Annotated[Usage | None, Field(exclude_if=_absent)] = None
+    type: Literal["step_start"] = field(default="step_start", kw_only=True)
+
+
+@dataclass(slots=True)
+class StepEnd(ChunkBase):
+    """One model call ends: `committed` with the whole message, `abandoned` without one, or `cut` with the text so far."""
+
+    step: int
+    attempt: int
+    outcome: Outcome
+    usage: Usage
+    message: Annotated[AssistantMessage | None, Field(exclude_if=_absent)] = None
+    finish_reason: Annotated[FinishReason | None, Field(exclude_if=_absent)] = None
+    reason: OptStr = None
+    type: Literal["step_end"] = field(default="step_end", kw_only=True)
+
+
+@dataclass(slots=True)
+class ToolInputStart(ChunkBase):
+    """The model begins to write a call's arguments."""
+
+    tool_call_id: str
+    tool_name: str
+    type: Literal["tool_input_start"] = field(default="tool_input_start", kw_only=True)
+
+
+@dataclass(slots=True)
+class ToolInputDelta(ChunkBase):
+    """A fragment of the arguments' JSON text."""
+
+    tool_call_id: str
+    delta: str
+    type: Literal["tool_input_delta"] = field(default="tool_input_delta", kw_only=True)
+
+
+@dataclass(slots=True)
+class ToolInputEnd(ChunkBase):
+    """The arguments are written: parsed, or the raw text when that was not a JSON object."""
+
+    tool_call_id: str
+    arguments: dict[str, Any] | str
+    type: Literal["tool_input_end"] = field(default="tool_input_end", kw_only=True)
+
+
+@dataclass(slots=True)
+class ToolOutputDelta(ChunkBase):
+    """A piece of a tool's output while it runs, from `ctx.write(text)` or a generator tool."""
+
+    tool_call_id: str
+    tool_name: str
+    delta: str
+    channel: Channel = "text"
+    type: Literal["tool_output_delta"] = field(default="tool_output_delta", kw_only=True)
+
+
+@dataclass(slots=True)
+class OutputDelta(ChunkBase):
+    """A fragment of the structured output's JSON text, while the model writes it."""
+
+    delta: str
+    type: Literal["output_delta"] = field(default="output_delta", kw_only=True)
+
+
+@dataclass(slots=True)
+class MessageChunk(ChunkBase):
+    """Something joins the agent's conversation at its next step."""
+
+    message: Message
+    kind: MessageKind
+    command_id: OptStr = None
+    type: Literal["message"] = field(default="message", kw_only=True)
+
+
+@dataclass(slots=True)
+class ApprovalRequest(ChunkBase):
+    """A branch waits for a person (`approval`) or for a client to run a tool (`client_tool`)."""
+
+    approval_id: str
+    tool_call_id: str
+    tool_name: str
+    arguments: dict[str, Any]
+    kind: Literal["approval", "client_tool"]
+    reason: OptStr = None
+    deadline: OptInt = None
+    type: Literal["approval_request"] = field(default="approval_request", kw_only=True)
+
+
+@dataclass(slots=True)
+class ApprovalResponse(ChunkBase):
+    """The answer, recorded."""
+
+    approval_id: str
+    decision: Literal["approve", "deny", "result", "expired"]
+    arguments: Annotated[dict[str, Any] | None, Field(exclude_if=_absent)] = None
+    result: Annotated[Any, Field(exclude_if=_absent)] = None
+    reason: OptStr = None
+    by: OptStr = None
+    command_id: OptStr = None
+    type: Literal["approval_response"] = field(default="approval_response", kw_only=True)
+
+
+@dataclass(slots=True)
+class UnknownChunk(ChunkBase):
+    """A chunk of a type that this version does not know; `data` is the whole of it, written back unchanged."""
+
+    wire_type: str = ""
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+    type: Literal["unknown"] = field(default="unknown", kw_only=True)
+
+
+@dataclass(slots=True)
+class StreamEnd:
+    """Made by a reader that has delivered the end or the pause of the run; not stored, without a sequence."""
+
+    __pydantic_config__ = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    stream_id: str
+    timestamp: int
+    status: RunStatus
+    last_sequence: int
+    final_output: Annotated[Any, Field(exclude_if=_absent)] = None
+    type: Literal["stream_end"] = "stream_end"
+
+
+@dataclass(slots=True)
+class Resync:
+    """Made by a reader whose offset is older than what is kept: go on from `floor` with `snapshot`; not stored."""
+
+    __pydantic_config__ = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    floor: int
+    snapshot: Any
+    type: Literal["resync"] = "resync"
+
+
+def _parse_unknown(value: object) -> object:
+    if isinstance(value, UnknownChunk):
+        return value
+    data = cast(dict[str, Any], value)
+    return {
+        "agent_id": data.get("agentId", data.get("agent_id", "")),
+        "agent_type": data.get("agentType", data.get("agent_type", "")),
+        "timestamp": data.get("timestamp", 0),
+        "sequence": data.get("_sequence", data.get("sequence", 0)),
+        "wire_type": data["type"],
+        "data": data,
+    }
+
+
+def _dump_unknown(chunk: UnknownChunk) -> dict[str, Any]:
+    return chunk.data
+
+
+Chunk: TypeAlias = (
+    TextDelta
+    | Thinking
+    | ToolStart
+    | ToolEnd
+    | SubagentStart
+    | SubagentEnd
+    | Custom
+    | StatePatch
+    | ErrorChunk
+    | Output
+    | RunStart
+    | RunEnd
+    | RunPause
+    | RunResume
+    | StepStart
+    | StepEnd
+    | ToolInputStart
+    | ToolInputDelta
+    | ToolInputEnd
+    | ToolOutputDelta
+    | OutputDelta
+    | MessageChunk
+    | ApprovalRequest
+    | ApprovalResponse
+    | UnknownChunk
+)
+"""Every chunk that a log holds; narrow it by class, or by the literal in `type`."""
+
+Control: TypeAlias = StreamEnd | Resync
+"""What a reader makes itself."""
+
+
+def _wire_type(cls: Any) -> str:
+    return str(cls.__dataclass_fields__["type"].default)
+
+
+CHUNK_TYPES: dict[str, type[Chunk]] = {_wire_type(cls): cls for cls in get_args(Chunk) if cls is not UnknownChunk}
+"""Every known wire type and its class."""
+
+_CONTROL_TYPES: dict[str, Any] = {"stream_end": StreamEnd, "resync": Resync}
+
+
+def _tag(value: Any) -> str:
+    wire_type = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return wire_type if wire_type in CHUNK_TYPES or wire_type in _CONTROL_TYPES else "unknown"
+
+
+def _tagged(wire_type: str, cls: Any) -> Any:
+    return Annotated[cls, Tag(wire_type)]
+
+
+_UNKNOWN = Annotated[UnknownChunk, BeforeValidator(_parse_unknown), PlainSerializer(_dump_unknown), Tag("unknown")]
+_union: Any = reduce(or_, [*(_tagged(name, cls) for name, cls in (CHUNK_TYPES | _CONTROL_TYPES).items()), _UNKNOWN])
+_adapter: TypeAdapter[Any] = TypeAdapter(Annotated[_union, Discriminator(_tag)])
+
+
+def parse_chunk(data: str | bytes | dict[str, Any]) -> Chunk | Control:
+    """A chunk from its JSON text or its parsed JSON, in camelCase or snake_case.
+
+    An unknown `type` gives an `UnknownChunk`.
+
+    Raises:
+        InvalidChunk: it is not JSON, not an object, has no `type`, or is malformed for its type; says which field.
+    """
+    if not isinstance(data, dict):
+        try:
+            data = cast(dict[str, Any], from_json(data, allow_inf_nan=False))
+        except ValueError as error:
+            raise InvalidChunk(f"not a chunk: not valid JSON ({error})") from None
+    if not isinstance(data, dict) or not isinstance(data.get("type"), str):
+        raise InvalidChunk("not a chunk: expected a JSON object with a `type`")
+    try:
+        return _adapter.validate_python(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "chunk"
+        raise InvalidChunk(f"malformed {data['type']} chunk: {where}: {first['msg']}") from None
+
+
+def chunk_to_json(chunk: Chunk | Control) -> bytes:
+    """The chunk's JSON text on one line, UTF-8, in camelCase; optional fields that are absent are left out."""
+    return _adapter.dump_json(chunk, by_alias=True)
+
+
+def chunk_to_dict(chunk: Chunk | Control) -> dict[str, Any]:
+    """The chunk's JSON as Python data, in camelCase."""
+    return _adapter.dump_python(chunk, mode="json", by_alias=True)
+
+
+def to_json_value(value: Any, *, where: str = "value") -> Any:
+    """`value` as plain JSON data: pydantic values by their JSON form and field names, bytes as base64, dates ISO 8601.
+
+    Containers are copied, so that later changes to `value` do not reach the log.
+
+    Raises:
+        ValueError: a value has no JSON form, or is NaN or infinite; says where.
+    """
+    kind = type(value)
+    if value is None or kind is str or kind is bool or kind is int:
+        return value
+    if kind is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: {value} has no JSON form; send null or a text instead")
+        return value
+    if kind is list or kind is tuple:
+        return [to_json_value(item, where=f"{where}[{index}]") for index, item in enumerate(value)]
+    if kind is dict:
+        return {_json_key(key, where): to_json_value(item, where=f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode("ascii")
+    try:
+        plain = to_jsonable_python(value, by_alias=False, bytes_mode="base64")
+    except (ValueError, TypeError) as error:  # PydanticSerializationError is a ValueError
+        raise ValueError(f"{where}: {kind.__name__} has no JSON form ({error})") from None
+    return to_json_value(plain, where=where)
+
+
+def _json_key(key: Any, where: str) -> str:
+    if type(key) is str:
+        return key
+    plain = to_jsonable_python({key: None}) if not isinstance(key, str) else {str(key): None}
+    if not isinstance(plain, dict):
+        raise ValueError(f"{where}: the key {key!r} has no JSON form")
+    return str(next(iter(plain)))

@@ -1,0 +1,90 @@
+"""Every error that helix raises, named for what the caller can do about it.  Floor 1: imports nothing of helix.
+
+`RunFailed`, `RunCancelled` and `RunSuspended` carry a result and stand beside it, in `helix.results`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HelixError(Exception):
+    """The base of all errors that helix raises."""
+
+
+class DefinitionError(HelixError, ValueError):
+    """An agent, a tool, a state or an output type is defined in a way that cannot work. Nothing has run."""
+
+
+class UsageError(HelixError, RuntimeError):
+    """helix was called in an order or a place that cannot work, such as an executor before `async with`."""
+
+
+class UnknownModel(HelixError, ValueError):
+    """A model was named that helix does not know; the message names the nearest one that it does."""
+
+
+class MissingKey(HelixError, ValueError):
+    """A provider's key is neither given nor in the environment."""
+
+
+class UnknownRun(HelixError, LookupError):
+    """No run of that id is in the store."""
+
+
+class SessionBusy(HelixError, RuntimeError):
+    """The session already has a live run; wait for it, or cancel it."""
+
+
+class InvalidChunk(HelixError, ValueError):
+    """A chunk that cannot be parsed, or that does not fit the log it was appended to."""
+
+
+class InvalidPatch(HelixError, ValueError):
+    """An RFC 6902 patch that cannot be applied; the document is as it was."""
+
+
+class StateError(HelixError, ValueError):
+    """A state draft was given a value that the state's type does not allow; nothing of it was written."""
+
+
+class ToolEnded(HelixError, RuntimeError):
+    """A tool's body wrote or emitted after its call had ended (it was cancelled, or timed out)."""
+
+
+class ModelRetry(Exception):  # noqa: N818 - the field's name for it
+    """Raise it in a tool, or in an output check, to tell the model what was wrong and let it try again."""
+
+
+class ModelError(HelixError):
+    """A model call failed.
+
+    Attributes:
+        code: one of the protocol's `model_*` codes (or `internal`).
+        retryable: whether the same request may succeed when it is made again.
+        retry_after: seconds that the provider asked to wait, if it did.
+        detail: what a developer wants to know beyond the message; never a key.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        retry_after: float | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.retry_after = retry_after
+        self.detail = detail
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` when one of `known` is near to `name`, else an empty text."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""

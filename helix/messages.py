@@ -1,0 +1,135 @@
+"""What agents and models say to each other: the conversation's messages.  Floor 1: imports nothing of helix.
+
+Plain data; on the wire their own fields are camelCase, while tool arguments keep the user's names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+_CONFIG = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+ProviderData: TypeAlias = Annotated[dict[str, Any] | None, Field(exclude_if=_absent)]
+"""What a provider wants back unchanged, keyed by the provider's name and sent only to it."""
+
+
+@dataclass(slots=True)
+class TextPart:
+    """Words of the model."""
+
+    __pydantic_config__ = _CONFIG
+
+    text: str
+    type: Literal["text"] = "text"
+    provider_data: ProviderData = None
+
+
+@dataclass(slots=True)
+class ThinkingPart:
+    """Reasoning of the model, as far as its provider shows it."""
+
+    __pydantic_config__ = _CONFIG
+
+    text: str
+    type: Literal["thinking"] = "thinking"
+    provider_data: ProviderData = None
+
+
+@dataclass(slots=True)
+class RefusalPart:
+    """Words with which the model declines; streamed as text, told apart here."""
+
+    __pydantic_config__ = _CONFIG
+
+    text: str
+    type: Literal["refusal"] = "refusal"
+    provider_data: ProviderData = None
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A call that the model asks for.
+
+    `arguments` is the parsed JSON object; it is the raw text when that was not a JSON object (such a call never runs).
+    `provider_id` is the provider's own id, when it repeated one and helix gave the call another.
+    """
+
+    __pydantic_config__ = _CONFIG
+
+    tool_call_id: str
+    tool_name: str
+    arguments: dict[str, Any] | str
+    type: Literal["tool_call"] = "tool_call"
+    provider_id: Annotated[str | None, Field(exclude_if=_absent)] = None
+    provider_data: ProviderData = None
+
+
+Part: TypeAlias = Annotated[TextPart | ThinkingPart | RefusalPart | ToolCall, Field(discriminator="type")]
+
+
+@dataclass(slots=True)
+class UserMessage:
+    """What a user, a parent agent or helix itself (feedback, steering) says to the model."""
+
+    __pydantic_config__ = _CONFIG
+
+    content: str
+    role: Literal["user"] = "user"
+
+
+@dataclass(slots=True)
+class AssistantMessage:
+    """What the model said in one step: its parts in the order in which it said them."""
+
+    __pydantic_config__ = _CONFIG
+
+    content: list[Part] = field(default_factory=list[Part])
+    role: Literal["assistant"] = "assistant"
+    cut: Annotated[bool, Field(exclude_if=lambda value: value is False)] = False
+    """True when the run ended in mid-step: the text so far, without tool calls."""
+    provider_data: ProviderData = None
+
+    @property
+    def text(self) -> str:
+        """The model's words, joined."""
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def thinking(self) -> str:
+        """The model's reasoning, joined."""
+        return "".join(part.text for part in self.content if isinstance(part, ThinkingPart))
+
+    @property
+    def refusal(self) -> str:
+        """The words with which the model declined, joined; empty when it did not."""
+        return "".join(part.text for part in self.content if isinstance(part, RefusalPart))
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls it asks for, in order."""
+        return [part for part in self.content if isinstance(part, ToolCall)]
+
+
+@dataclass(slots=True)
+class ToolMessage:
+    """A call's answer, as the model reads it: the result, or the error's text."""
+
+    __pydantic_config__ = _CONFIG
+
+    tool_call_id: str
+    tool_name: str
+    content: str
+    role: Literal["tool"] = "tool"
+    is_error: Annotated[bool, Field(exclude_if=lambda value: value is False)] = False
+
+
+Message: TypeAlias = Annotated[UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]

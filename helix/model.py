@@ -1,0 +1,221 @@
+"""The seam to model providers: one method that awaits the network and pushes what arrives.
+
+Floor 2: above `messages`; `steps` calls a model through this, `models/` and `testing` implement it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol, overload
+
+from helix.chunks import FinishReason
+from helix.limits import Usage
+from helix.messages import Message, UserMessage
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class ModelSettings:
+    """What to ask of a model. `None` leaves it to the provider.
+
+    Attributes:
+        temperature, top_p, max_tokens, stop, seed, parallel_tool_calls: as the providers define them.
+        headers: sent with each request, beside the client's own.
+        extra_body: merged into the request's JSON body, over everything else.
+        timeout: seconds that one model call may take.
+        max_retries: how often a failed call is made again, each time as a new attempt of the step.
+        retry_delay: seconds before the first retry; doubled for each further one, up to 8, with jitter. A provider's
+            `retry-after` goes before it.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: Sequence[str] | None = None
+    seed: int | None = None
+    parallel_tool_calls: bool | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    extra_body: Mapping[str, Any] | None = None
+    timeout: float | None = None
+    max_retries: int | None = None
+    retry_delay: float | None = None
+
+    def over(self, base: ModelSettings) -> ModelSettings:
+        """These settings, and those of `base` where this has none."""
+        mine = {f.name: getattr(self, f.name) for f in fields(self)}
+        return ModelSettings(**{name: getattr(base, name) if mine[name] is None else mine[name] for name in mine})
+
+
+@dataclass(slots=True, frozen=True)
+class ToolDefinition:
+    """What a model reads of a tool. `parameters` is the JSON Schema of its arguments, an object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(slots=True, frozen=True)
+class OutputDefinition:
+    """The structured output that is asked for. `schema` is a JSON Schema, always an object.
+
+    The model gives it by calling the tool `name`, or as its text where its adapter uses the provider's own format.
+    """
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+
+
+class History(Sequence[Message]):
+    """The settled conversation of one agent: append-only, so that an adapter encodes each message once."""
+
+    __slots__ = ("_encoded", "_messages")
+
+    def __init__(self, messages: Sequence[Message] = ()) -> None:
+        self._messages: list[Message] = list(messages)
+        self._encoded: dict[str, _Encoded] = {}
+
+    def append(self, message: Message) -> None:
+        """Adds a message at the end. Only the fold calls this."""
+        self._messages.append(message)
+
+    def encoded(self, dialect: str, encode: Callable[[Message], bytes]) -> bytes:
+        """All messages through `encode`, joined by commas; a settled message is encoded once per `dialect`.
+
+        User messages in a row are joined into one, with a blank line between them.
+        """
+        cache = self._encoded.setdefault(dialect, _Encoded())
+        while cache.count < len(self._messages):
+            message = self._messages[cache.count]
+            following = cache.count + 1
+            while isinstance(message, UserMessage) and following < len(self._messages):
+                joined = self._messages[following]
+                if not isinstance(joined, UserMessage):
+                    break
+                message = UserMessage(f"{message.content}\n\n{joined.content}")
+                following += 1
+            piece = encode(message)
+            if following == len(self._messages) and isinstance(message, UserMessage):
+                return bytes(cache.data) + piece  # another user message may join it yet
+            cache.data += piece + b","
+            cache.count = following
+        return bytes(cache.data[:-1])
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Message]: ...
+    def __getitem__(self, index: int | slice) -> Message | list[Message]:
+        return self._messages[index]
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._messages)
+
+    def __repr__(self) -> str:
+        return f"History({self._messages!r})"
+
+
+class _Encoded:
+    __slots__ = ("count", "data")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.data = bytearray()
+
+
+@dataclass(slots=True, frozen=True)
+class ModelRequest:
+    """One model call.
+
+    Attributes:
+        agent_id: the run id of the agent that asks.
+        agent_type: its name.
+        step: which of its steps this is, from 1.
+        attempt: which try of that step, from 1.
+        instructions: the system text; may be empty.
+        messages: the conversation, oldest first; valid for any provider (every call answered).
+        tools: what the model may call.
+        output: the structured output that is asked for, if any.
+        settings: how to ask.
+    """
+
+    agent_id: str
+    agent_type: str
+    step: int
+    attempt: int
+    instructions: str
+    messages: History
+    tools: Sequence[ToolDefinition]
+    output: OutputDefinition | None
+    settings: ModelSettings
+
+
+class Emit(Protocol):
+    """Where an adapter pushes what the provider sends, synchronously and in the order of arrival.
+
+    From these the step's message is assembled, so what readers saw and what is kept are the same. Empty pieces are
+    ignored.
+    """
+
+    def text(self, delta: str) -> None:
+        """A piece of the model's words."""
+        ...
+
+    def refusal(self, delta: str) -> None:
+        """A piece of the words with which the model declines."""
+        ...
+
+    def thinking(self, delta: str) -> None:
+        """A piece of its reasoning."""
+        ...
+
+    def tool_call(
+        self, index: int, *, call_id: str | None = None, name: str | None = None, arguments: str | None = None
+    ) -> None:
+        """A piece of a tool call. `index` tells the calls of one reply apart (any numbers, in order of first use).
+
+        `call_id` is the provider's id, once it is known. `name` is the whole name; given again, it replaces the former
+        one. `arguments` is a fragment of their JSON text; fragments of several calls may be interleaved.
+        """
+        ...
+
+    def provider_data(
+        self, provider: str, data: dict[str, Any], *, to: Literal["message", "part"] = "message"
+    ) -> None:
+        """What must go back to `provider` unchanged, with the message or with the part that was pushed last."""
+        ...
+
+
+@dataclass(slots=True, frozen=True)
+class ModelReply:
+    """How a reply ended. The words and calls themselves were pushed through `Emit`."""
+
+    finish_reason: FinishReason | None
+    usage: Usage
+
+
+class Model(Protocol):
+    """A model that agents can talk to.
+
+    helix calls `respond` for each step. Below it: one provider, or a script. An implementation may also be an async
+    context manager; an executor enters it when first used and leaves it when it closes itself.
+    """
+
+    @property
+    def name(self) -> str:
+        """How it is called in the log, such as `openai:gpt-5`."""
+        ...
+
+    async def respond(self, request: ModelRequest, emit: Emit) -> ModelReply:
+        """Asks the model, pushes what arrives into `emit`, and returns when the reply is complete.
+
+        A cancellation closes the provider's connection at once.
+
+        Raises:
+            ModelError: the call failed. A reply that broke off is an error too, never a success.
+        """
+        ...
