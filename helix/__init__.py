@@ -1,0 +1,98 @@
+"""helix: trees of agents whose every word can be watched live, kept, replayed and resumed.
+
+Chunk classes live in `helix.chunks`, test doubles and the grammar's judge in `helix.testing`.
+"""
+
+from helix.agent import Agent
+from helix.api import RunStream, Session, run, run_sync, stream, stream_sync
+from helix.chunks import Chunk, UnknownChunk, chunk_to_dict, chunk_to_json, parse_chunk
+from helix.errors import (
+    DefinitionError,
+    HelixError,
+    InvalidChunk,
+    InvalidPatch,
+    LimitReached,
+    MissingKey,
+    ModelError,
+    ModelRetry,
+    SessionBusy,
+    StateError,
+    ToolEnded,
+    UnknownAgent,
+    UnknownModel,
+    UnknownRun,
+    UsageError,
+)
+from helix.executor import Executor, RunHandle
+from helix.filters import collect, filter_stream, filter_stream_by_agent, filter_stream_by_type, partial_outputs, text
+from helix.fold import RunTree
+from helix.limits import Limits, Usage
+from helix.log import MemoryStore
+from helix.messages import AssistantMessage, Message, ToolMessage, UserMessage
+from helix.model import Model, ModelReply, ModelRequest, ModelSettings
+from helix.results import RunCancelled, RunError, RunFailed, RunResult, RunSuspended
+from helix.state import StateMirror, apply_patches
+from helix.tools import Tool, ToolContext, Toolset, tool
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "AssistantMessage",
+    "Chunk",
+    "DefinitionError",
+    "Executor",
+    "HelixError",
+    "InvalidChunk",
+    "InvalidPatch",
+    "LimitReached",
+    "Limits",
+    "MemoryStore",
+    "Message",
+    "MissingKey",
+    "Model",
+    "ModelError",
+    "ModelReply",
+    "ModelRequest",
+    "ModelRetry",
+    "ModelSettings",
+    "RunCancelled",
+    "RunError",
+    "RunFailed",
+    "RunHandle",
+    "RunResult",
+    "RunStream",
+    "RunSuspended",
+    "RunTree",
+    "Session",
+    "SessionBusy",
+    "StateError",
+    "StateMirror",
+    "Tool",
+    "ToolContext",
+    "ToolEnded",
+    "ToolMessage",
+    "Toolset",
+    "UnknownAgent",
+    "UnknownChunk",
+    "UnknownModel",
+    "UnknownRun",
+    "Usage",
+    "UsageError",
+    "UserMessage",
+    "apply_patches",
+    "chunk_to_dict",
+    "chunk_to_json",
+    "collect",
+    "filter_stream",
+    "filter_stream_by_agent",
+    "filter_stream_by_type",
+    "parse_chunk",
+    "partial_outputs",
+    "run",
+    "run_sync",
+    "stream",
+    "stream_sync",
+    "text",
+    "tool",
+]

@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any, Literal, TypeAlias, cast, get_args
+from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -155,8 +153,6 @@ class SubagentStart(ChunkBase):
     sub_agent_run_id: str
     call_id: str
     placement: OptStr = None
-    key: OptStr = None
-    """The `key=` of `ctx.run_agent`, by which a body that runs again finds this child."""
     type: Literal["subagent_start"] = field(default="subagent_start", kw_only=True)
 
 
@@ -281,7 +277,7 @@ class StepStart(ChunkBase):
 
 @dataclass(slots=True)
 class StepEnd(ChunkBase):
-    """One model call ends: `committed` with the whole message, `abandoned` without one, or `cut` with the text so far."""
+    """One model call ends: `committed` with its message, `abandoned` without one, `cut` with the text so far."""
 
     step: int
     attempt: int
@@ -473,7 +469,7 @@ _CONTROL_TYPES: dict[str, Any] = {"stream_end": StreamEnd, "resync": Resync}
 
 
 def _tag(value: Any) -> str:
-    wire_type = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    wire_type: Any = cast(dict[str, Any], value).get("type") if isinstance(value, dict) else getattr(value, "type", "")
     return wire_type if wire_type in CHUNK_TYPES or wire_type in _CONTROL_TYPES else "unknown"
 
 
@@ -482,8 +478,9 @@ def _tagged(wire_type: str, cls: Any) -> Any:
 
 
 _UNKNOWN = Annotated[UnknownChunk, BeforeValidator(_parse_unknown), PlainSerializer(_dump_unknown), Tag("unknown")]
-_union: Any = reduce(or_, [*(_tagged(name, cls) for name, cls in (CHUNK_TYPES | _CONTROL_TYPES).items()), _UNKNOWN])
-_adapter: TypeAdapter[Any] = TypeAdapter(Annotated[_union, Discriminator(_tag)])
+_members = [*(_tagged(name, cls) for name, cls in (CHUNK_TYPES | _CONTROL_TYPES).items()), _UNKNOWN]
+_union: Any = Annotated[Union[tuple(_members)], Discriminator(_tag)]  # pyright: ignore  # noqa: UP007 - made at run time
+_adapter: TypeAdapter[Any] = TypeAdapter(_union)
 
 
 def parse_chunk(data: str | bytes | dict[str, Any]) -> Chunk | Control:
@@ -527,7 +524,7 @@ def to_json_value(value: Any, *, where: str = "value") -> Any:
     Raises:
         ValueError: a value has no JSON form, or is NaN or infinite; says where.
     """
-    kind = type(value)
+    kind = cast(type[Any], type(value))
     if value is None or kind is str or kind is bool or kind is int:
         return value
     if kind is float:
@@ -538,7 +535,7 @@ def to_json_value(value: Any, *, where: str = "value") -> Any:
         return [to_json_value(item, where=f"{where}[{index}]") for index, item in enumerate(value)]
     if kind is dict:
         return {_json_key(key, where): to_json_value(item, where=f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, bytes | bytearray):
         return base64.b64encode(value).decode("ascii")
     try:
         plain = to_jsonable_python(value, by_alias=False, bytes_mode="base64")
@@ -550,7 +547,10 @@ def to_json_value(value: Any, *, where: str = "value") -> Any:
 def _json_key(key: Any, where: str) -> str:
     if type(key) is str:
         return key
-    plain = to_jsonable_python({key: None}) if not isinstance(key, str) else {str(key): None}
-    if not isinstance(plain, dict):
-        raise ValueError(f"{where}: the key {key!r} has no JSON form")
-    return str(next(iter(plain)))
+    if isinstance(key, str):
+        return str(key)
+    try:
+        plain: dict[str, Any] = to_jsonable_python({key: None})
+    except (ValueError, TypeError):
+        raise ValueError(f"{where}: the key {key!r} has no JSON form") from None
+    return next(iter(plain))

@@ -1,4 +1,4 @@
-"""Every error that helix raises, named for what the caller can do about it.  Floor 1: imports nothing of helix.
+"""Every error that helix raises, named for what the caller can do about it.  Floor 1: imports only `limits`.
 
 `RunFailed`, `RunCancelled` and `RunSuspended` carry a result and stand beside it, in `helix.results`.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+from helix.limits import Usage
 
 
 class HelixError(Exception):
@@ -33,6 +35,10 @@ class UnknownRun(HelixError, LookupError):
     """No run of that id is in the store."""
 
 
+class UnknownAgent(HelixError, LookupError):
+    """An agent was named that the executor was not given."""
+
+
 class SessionBusy(HelixError, RuntimeError):
     """The session already has a live run; wait for it, or cancel it."""
 
@@ -53,7 +59,19 @@ class ToolEnded(HelixError, RuntimeError):
     """A tool's body wrote or emitted after its call had ended (it was cancelled, or timed out)."""
 
 
-class ModelRetry(Exception):  # noqa: N818 - the field's name for it
+class LimitReached(HelixError, RuntimeError):
+    """A child could not be started because a limit forbids it.
+
+    Attributes:
+        code: the protocol's `limit_*` code.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ModelRetry(Exception):
     """Raise it in a tool, or in an output check, to tell the model what was wrong and let it try again."""
 
 
@@ -65,6 +83,7 @@ class ModelError(HelixError):
         retryable: whether the same request may succeed when it is made again.
         retry_after: seconds that the provider asked to wait, if it did.
         detail: what a developer wants to know beyond the message; never a key.
+        usage: what the provider said the failed call used, if it said so.
     """
 
     def __init__(
@@ -75,6 +94,7 @@ class ModelError(HelixError):
         retryable: bool = False,
         retry_after: float | None = None,
         detail: str | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -82,6 +102,7 @@ class ModelError(HelixError):
         self.retryable = retryable
         self.retry_after = retry_after
         self.detail = detail
+        self.usage = usage
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -79,5 +79,9 @@ class Limits:
             chosen[field.name] = getattr(base, field.name) if value is None else value
         return Limits(**chosen)
 
+    def given(self) -> dict[str, Any]:
+        """Those that are set, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
 
 DEFAULT_LIMITS = Limits(steps=50, depth=8, fan_out=32)

@@ -13,6 +13,9 @@ from helix.chunks import FinishReason
 from helix.limits import Usage
 from helix.messages import Message, UserMessage
 
+real_requests_allowed = True
+"""False while `helix.testing.no_real_models` is on; adapters look here before they make a request."""
+
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ModelSettings:
@@ -183,9 +186,7 @@ class Emit(Protocol):
         """
         ...
 
-    def provider_data(
-        self, provider: str, data: dict[str, Any], *, to: Literal["message", "part"] = "message"
-    ) -> None:
+    def provider_data(self, provider: str, data: dict[str, Any], *, to: Literal["message", "part"] = "message") -> None:
         """What must go back to `provider` unchanged, with the message or with the part that was pushed last."""
         ...
 

@@ -1,0 +1,339 @@
+"""A tool's call while its body runs: what stands behind the `ToolContext`, and the children that it starts.
+
+Floor 3: above `live`; `steps` opens and closes it, the loop runs the children (handed in as `Delegate`).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import anyio.from_thread
+from anyio.abc import TaskGroup
+
+from helix import chunks as c
+from helix.agent import as_text
+from helix.errors import ToolEnded, UsageError
+from helix.fold import AgentNode
+from helix.limits import Limits
+from helix.live import LiveAgent
+from helix.log import LogReader
+from helix.results import RunResult
+from helix.state import Draft
+from helix.tools import ChildRun, Runnable, ToolContext
+
+T = TypeVar("T")
+
+
+class Delegate(Protocol):
+    """The loop, as a call sees it: it stands above this floor, so it is handed in."""
+
+    def start(
+        self,
+        live: LiveAgent,
+        call_id: str,
+        agent: Runnable[Any, Any],
+        prompt: str,
+        *,
+        before: tuple[c.Chunk, ...] = (),
+        share_state: bool = False,
+        limits: Limits | None = None,
+        key: str | None = None,
+        parkable: bool,
+    ) -> LiveAgent:
+        """Begins a child's life in the log, behind the chunks in `before`.
+
+        Raises:
+            LimitReached: the tree would get too deep.
+        """
+        ...
+
+    def again(self, live: LiveAgent, child_id: str, agent: Runnable[Any, Any], *, parkable: bool) -> LiveAgent:
+        """A child that the log knows already."""
+        ...
+
+    async def run(self, child: LiveAgent) -> bool:
+        """Runs a child until it has ended (True) or is parked (False)."""
+        ...
+
+    def result(self, child: LiveAgent) -> RunResult[Any, Any]:
+        """What it has come to."""
+        ...
+
+
+class LiveCall:
+    """The host of one body's `ToolContext`; with an empty `call_id`, that of dynamic instructions.
+
+    Attributes:
+        scope: cancels the body.
+        parked: whether the body was left because its children are parked; it runs again when the run is resumed.
+    """
+
+    def __init__(self, live: LiveAgent, call_id: str, delegate: Delegate, *, parkable: bool = False) -> None:
+        self._live = live
+        self._call_id = call_id
+        self._delegate = delegate
+        self._parkable = parkable
+        self._closed = False
+        self._working = 0  # children that run
+        self._claimed: set[str] = set()  # children that this attempt of the body has asked for
+        self._state: tuple[int, Any] | None = None
+        self.scope = anyio.CancelScope()
+        self.parked = False
+
+    @property
+    def context(self) -> ToolContext[Any, Any]:
+        """The body's first argument."""
+        live, node = self._live, self._live.node
+        call = node.calls.get(self._call_id)
+        return ToolContext(
+            deps=live.run.deps,
+            agent_id=live.agent_id,
+            run_id=live.run.log.run_id,
+            session_id=live.run.tree.root.session_id,
+            tool_call_id=self._call_id,
+            attempt=call.attempt if call else 1,
+            _host=self,
+        )
+
+    def close(self) -> None:
+        """The call has ended: a thread that could not be stopped gets an error from now on."""
+        self._closed = True
+
+    @property
+    def cancelled(self) -> bool:
+        """See `ToolContext.cancelled`."""
+        return self._closed or self.scope.cancel_called
+
+    def read_state(self) -> Any:
+        """See `ToolContext.state`. The same object until the document changes."""
+        owner = self._owner()
+        if self._state is None or self._state[0] != owner.state_version:
+            self._state = (owner.state_version, self._live.agent.state_schema.load(owner.state))
+        return self._state[1]
+
+    def emit(self, name: str, data: Any) -> None:
+        """See `ToolContext.emit`."""
+        value = c.to_json_value(data, where=f"emit({name!r})")
+        self._append(
+            lambda node: c.Custom(node.agent_id, node.agent_type, name, value, tool_call_id=self._call_id or None)
+        )
+
+    def write(self, text: str, channel: c.Channel) -> None:
+        """See `ToolContext.write`."""
+        if not self._call_id:
+            raise UsageError("instructions have no output to write to; use ctx.emit")
+        if text:
+            self._append(lambda node: self._output(node, text, channel))
+
+    def update_state(self) -> AbstractContextManager[Any]:
+        """See `ToolContext.update_state`."""
+        return _StateUpdate(self)
+
+    def remaining_time(self) -> float | None:
+        """See `ToolContext.remaining_time`."""
+        left = self.on_loop(lambda: anyio.current_effective_deadline() - anyio.current_time())
+        return None if math.isinf(left) and left > 0 else max(0.0, left)
+
+    async def run_agent(
+        self, agent: Runnable[Any, Any], input: Any, *, key: str | None, limits: Limits | None
+    ) -> RunResult[Any, Any]:
+        """See `ToolContext.run_agent`."""
+        child = self.begin(agent, input, key=key, limits=limits)
+        await self.finish(child)
+        return self._delegate.result(child)
+
+    def stream_agent(
+        self, agent: Runnable[Any, Any], input: Any, *, key: str | None
+    ) -> AbstractAsyncContextManager[ChildRun[Any, Any]]:
+        """See `ToolContext.stream_agent`."""
+        return LiveChild(self, lambda: self.begin(agent, input, key=key, limits=None))
+
+    # --- children
+
+    def begin(self, agent: Runnable[Any, Any], input: Any, *, key: str | None, limits: Limits | None) -> LiveAgent:
+        """Starts a child, or finds it: a body that runs again gets the children that it started before."""
+        self._check_open()
+        if not self._call_id:
+            raise UsageError("instructions cannot run agents; do it in a tool")
+        prompt = as_text(c.to_json_value(input, where="input"))
+        known = self._known(agent.name, prompt, key)
+        if known is not None:
+            self._claimed.add(known.agent_id)
+            return self._delegate.again(self._live, known.agent_id, agent, parkable=self._parkable)
+        child = self._delegate.start(
+            self._live, self._call_id, agent, prompt, limits=limits, key=key, parkable=self._parkable
+        )
+        self._claimed.add(child.agent_id)
+        return child
+
+    async def finish(self, child: LiveAgent) -> None:
+        """Runs a child to its end. If it parks, the body is left once no child works any more."""
+        self._working += 1
+        try:
+            ended = await self._delegate.run(child)
+        finally:
+            self._working -= 1
+        self.parked = self.parked or not ended
+        if self.parked and self._working == 0:
+            self.scope.cancel()
+        if not ended:
+            await anyio.sleep_forever()
+
+    def result(self, child: LiveAgent) -> RunResult[Any, Any]:
+        """What a child has come to."""
+        return self._delegate.result(child)
+
+    def read_child(self, child: LiveAgent) -> LogReader:
+        """The log from the child's first chunk on."""
+        log = self._live.run.log
+        first = next(chunk for chunk in reversed(log.chunks) if chunk.agent_id == child.agent_id and _begins(chunk))
+        return log.read(first.sequence - 1, follow=True)
+
+    def _known(self, name: str, prompt: str, key: str | None) -> AgentNode | None:
+        node = self._live.node
+        for child in self._live.run.tree.child_of(node.calls[self._call_id]):
+            if child.agent_id in self._claimed or child.agent_type != name or child.key != key:
+                continue
+            if key is not None or (child.input and child.input[0].content == prompt):
+                return child
+        return None
+
+    # --- the log, from any thread
+
+    def on_loop(self, function: Callable[[], T]) -> T:
+        """Runs `function` on the run's event loop, at once or, from a tool's thread, in order."""
+        run = self._live.run
+        if threading.get_ident() == run.thread:
+            return function()
+        try:
+            return anyio.from_thread.run_sync(function, token=run.token)
+        except anyio.RunFinishedError:
+            raise ToolEnded("this tool's run is over; its event loop has been closed") from None
+
+    def append_patch(self, draft: Draft[Any], opened_at: int) -> None:
+        """Renders a draft against the document as it is now, and appends the patch."""
+        owner, node = self._owner(), self._live.node
+        others = [
+            patch
+            for chunk in self._live.run.log.chunks[opened_at:]
+            if isinstance(chunk, c.StatePatch) and (chunk.state_id or chunk.agent_id) == owner.agent_id
+            for patch in chunk.patches
+        ]
+        rendered = draft.render(owner.state, others)
+        if rendered.patches:
+            patch = c.StatePatch(
+                node.agent_id,
+                node.agent_type,
+                rendered.patches,
+                tool_call_id=self._call_id or None,
+                state_id=None if owner.agent_id == node.agent_id else owner.agent_id,
+                conflicts=rendered.conflicts or None,
+            )
+            self._append(lambda _: patch)
+
+    def open_draft(self) -> tuple[Draft[Any], int]:
+        """A draft of the document, and where the log stood when it was opened."""
+        self._check_open()
+        owner = self._owner()
+        return Draft(self._live.agent.state_schema, owner.state), len(self._live.run.log.chunks)
+
+    def _append(self, make: Callable[[AgentNode], c.Chunk]) -> None:
+        self.on_loop(lambda: self._append_here(make))
+
+    def _append_here(self, make: Callable[[AgentNode], c.Chunk]) -> None:
+        self._check_open()
+        self._live.run.log.append(make(self._live.node))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ToolEnded(f"the call {self._call_id!r} has ended; its tool cannot write to the run any more")
+
+    def _owner(self) -> AgentNode:
+        return self._live.run.tree.agents[self._live.node.state_id]
+
+    def _output(self, node: AgentNode, text: str, channel: c.Channel) -> c.Chunk:
+        name = node.calls[self._call_id].tool_name
+        return c.ToolOutputDelta(node.agent_id, node.agent_type, self._call_id, name, text, channel)
+
+
+class _StateUpdate:
+    """`with ctx.update_state() as draft:`."""
+
+    def __init__(self, call: LiveCall) -> None:
+        self._call = call
+
+    def __enter__(self) -> Any:
+        self._draft, self._opened_at = self._call.on_loop(self._call.open_draft)
+        return self._draft.proxy
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._call.on_loop(lambda: self._call.append_patch(self._draft, self._opened_at))
+        finally:
+            self._draft.close()
+
+
+class LiveChild:
+    """A child that is watched while it runs: `async with ctx.stream_agent(…) as child`."""
+
+    def __init__(self, call: LiveCall, begin: Callable[[], LiveAgent]) -> None:
+        self._call = call
+        self._begin = begin
+        self._done = anyio.Event()
+        self._over = False
+        self._tasks: TaskGroup = anyio.create_task_group()
+
+    async def __aenter__(self) -> LiveChild:
+        self._child = self._begin()
+        self._reader = self._call.read_child(self._child)
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._run)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if not self._done.is_set():
+            self._child.run.cancel(self._child.agent_id)
+        return await self._tasks.__aexit__(kind, error, traceback)
+
+    @property
+    def agent_id(self) -> str:
+        """The child's run id."""
+        return self._child.agent_id
+
+    def __aiter__(self) -> LiveChild:
+        return self
+
+    async def __anext__(self) -> c.Chunk:
+        mine, below = self._child.agent_id, f"{self._child.agent_id}."
+        while not self._over:
+            chunk = await self._reader.__anext__()
+            if chunk.agent_id == mine or chunk.agent_id.startswith(below):
+                self._over = isinstance(chunk, c.RunEnd) and chunk.agent_id == mine
+                return chunk
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Ends the iteration. The child goes on until the block is left."""
+        self._over = True
+
+    async def result(self) -> RunResult[Any, Any]:
+        """What it has come to, once it has ended; never raises for a failed child."""
+        await self._done.wait()
+        return self._call.result(self._child)
+
+    async def _run(self) -> None:
+        await self._call.finish(self._child)
+        self._done.set()
+
+
+def _begins(chunk: c.Chunk) -> bool:
+    return isinstance(chunk, c.RunStart)

@@ -1,0 +1,117 @@
+"""The decision: what an agent does next, computed from the fold alone. This is the loop's specification.
+
+Floor 3: above `fold` and `agent`; pure and synchronous, tested with tables. `loop` does what it says, and asks again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from helix.agent import Agent
+from helix.chunks import ErrorCode
+from helix.fold import AgentNode, CallNode
+from helix.limits import Usage
+
+EXPECTED_TOKENS = 1000
+"""What a first call reserves under `total_tokens` when the settings give no `max_tokens`; later ones: as the last."""
+
+
+@dataclass(slots=True, frozen=True)
+class Ask:
+    """Make a model call: this step, this attempt; under a token limit, with this reservation."""
+
+    step: int
+    attempt: int
+    reserve: Usage | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """Answer these calls; they are in call order."""
+
+    calls: tuple[CallNode, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Judge:
+    """The model gave its structured output as this text: validate it."""
+
+    text: str
+
+
+@dataclass(slots=True, frozen=True)
+class Wait:
+    """A limit leaves no room until another model call has ended."""
+
+
+@dataclass(slots=True, frozen=True)
+class Park:
+    """The run is to stop here; it can be resumed."""
+
+
+@dataclass(slots=True, frozen=True)
+class End:
+    """The agent has come to its end."""
+
+    status: Literal["completed", "failed"]
+    error: str | None = None
+    code: ErrorCode | None = None
+
+
+Action: TypeAlias = Ask | Answer | Judge | Wait | Park | End
+
+
+def decide(node: AgentNode, agent: Agent[Any, Any, Any], *, stopping: bool = False) -> Action:
+    """What the agent does next."""
+    if node.open_calls:
+        return Answer(tuple(node.open_calls))
+    if node.error_code is not None:
+        return End("failed", node.error, node.error_code)
+    if node.has_output:
+        return End("completed")
+    failure = _too_many_failures(node, agent)
+    if failure is not None:
+        return failure
+    if node.last is not None and not node.last.tool_calls and not node.inbox and node.attempt == 0:
+        return Judge(node.last.text or node.last.refusal) if agent.output_schema.structured else End("completed")
+    if stopping:
+        return Park()
+    return _admit(node, agent)
+
+
+def _too_many_failures(node: AgentNode, agent: Agent[Any, Any, Any]) -> End | None:
+    if node.output_failures > agent.output_retries:
+        return End("failed", f"no valid output in {node.output_failures} tries", "output_invalid")
+    if node.last is not None and node.last.refusal and agent.output_schema.structured and not node.last.tool_calls:
+        return End("failed", f"the model refused: {node.last.refusal}", "model_filtered")
+    for call in node.calls.values():
+        retries = agent.retries_of(call.tool_name)
+        if retries is not None and node.failures.get(call.tool_name, 0) > retries:
+            return End("failed", f"tool {call.tool_name!r} failed too often: {call.error}", "tool_failed")
+    return None
+
+
+def _admit(node: AgentNode, agent: Agent[Any, Any, Any]) -> Action:
+    """Ask, if the limits of the agent and of all above it have room for one more model call."""
+    steps = node.limits.steps
+    if steps is not None and node.steps >= steps:
+        return End("failed", f"the limit of {steps} steps is reached", "limit_steps")
+    expected = node.usage.total_tokens // max(1, node.steps) or agent.settings.max_tokens or EXPECTED_TOKENS
+    reserve: Usage | None = None
+    wait = False
+    for scope in node.lineage():
+        bounds, owed = scope.bounds, scope.tree_owed - node.owes_answer
+        if bounds.requests is not None and scope.tree_requests + owed >= bounds.requests:
+            return End("failed", f"the limit of {bounds.requests} requests is reached", "limit_requests")
+        if bounds.total_tokens is not None:
+            used = scope.tree_usage.total_tokens
+            if used >= bounds.total_tokens:
+                return End("failed", f"the limit of {bounds.total_tokens} tokens is reached", "limit_tokens")
+            wait = wait or (scope.tree_reserved > 0 and used + scope.tree_reserved + expected > bounds.total_tokens)
+            reserve = Usage(total_tokens=expected)
+        wait = wait or (bounds.concurrency is not None and scope.tree_open_steps >= bounds.concurrency)
+    if wait:
+        return Wait()
+    step = node.step if node.attempt else node.step + 1
+    return Ask(step, node.attempt + 1, reserve)

@@ -1,0 +1,465 @@
+"""The executor: where runs live, and the handles by which they are watched and steered.
+
+Floor 5: above `loop` and `log`; `helix.run` and its siblings (in `helix.api`) are short forms of this.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Self, cast
+
+import anyio
+from anyio.abc import TaskGroup
+from typing_extensions import TypeVar
+
+from helix import chunks as c
+from helix.agent import Agent, as_text
+from helix.endings import end_agent
+from helix.errors import (
+    DefinitionError,
+    SessionBusy,
+    UnknownAgent,
+    UsageError,
+    did_you_mean,
+)
+from helix.fold import RunTree, fold
+from helix.limits import Limits
+from helix.live import LiveAgent, Run, result_of
+from helix.log import LogReader, MemoryStore, RunLog
+from helix.loop import child_options, run_agent
+from helix.messages import Message, UserMessage
+from helix.model import Model
+from helix.models import resolve_model
+from helix.results import RunResult
+from helix.tools import Tool, Toolset
+
+OutputT = TypeVar("OutputT", default=Any)
+StateT = TypeVar("StateT", default=Any)
+DepsT = TypeVar("DepsT", contravariant=True, default=object)
+
+_UNSET: Any = object()
+
+
+class RunHandle(Generic[OutputT, StateT]):
+    """One run, live or not: read it, wait for it, stop it.
+
+    Attributes:
+        run_id: the root agent's id.
+        session_id: its session's.
+    """
+
+    def __init__(
+        self, agent: Agent[OutputT, StateT, Any], log: RunLog, run: Run | None = None, rested: anyio.Event | None = None
+    ) -> None:
+        self._agent = agent
+        self._log = log
+        self._run = run
+        self._rested = rested
+        self.run_id = log.run_id
+        self.session_id: str | None = log.tree.root.session_id
+
+    def __repr__(self) -> str:
+        tree = self._log.tree
+        return f"RunHandle({self._agent.name}, {tree.status}, {len(tree.agents)} agents, {tree.sequence} chunks)"
+
+    @property
+    def tree(self) -> RunTree:
+        """The run as it is now, folded. Not to be changed."""
+        return self._log.tree
+
+    @property
+    def status(self) -> str:
+        """`running`, or as in the last `run_end` or `run_pause`."""
+        return self._log.tree.status
+
+    def stream(
+        self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: bool = False
+    ) -> LogReader:
+        """The chunks above `from_offset`, in order: what is there at once, then live, until the run rests.
+
+        Any number of readers may read at any time, also after the end. Leaving one detaches it; the run goes on.
+
+        Args:
+            from_offset: the `sequence` of the last chunk that was seen; 0 for all.
+            follow: go on when the run is parked, until it is resumed and ends.
+            coalesce: join adjacent deltas of one agent when the reader is behind; the joined chunk has the number of
+                its last part, so nothing is lost and offsets keep their meaning.
+            control: deliver the `stream_end` control message too, last.
+        """
+        return self._log.read(from_offset, follow=follow, coalesce=coalesce, control=control)
+
+    async def result(self) -> RunResult[OutputT, StateT]:
+        """What the run has come to, once it has ended or is parked. Needs no reader, and never raises for a failure."""
+        await self._rest()
+        return self.snapshot()
+
+    def snapshot(self) -> RunResult[OutputT, StateT]:
+        """How far the run is now."""
+        return result_of(self._agent, self._log.tree, self.run_id)
+
+    def at(self, sequence: int) -> RunTree:
+        """The run as it was after that chunk, folded from the log."""
+        return fold(self._log.chunks[:sequence])
+
+    async def cancel(self, agent_id: str | None = None) -> None:
+        """Stops the run, or one agent and what is below it, at once; returns when that has ended.
+
+        The parent of a cancelled branch sees a failed call and goes on. Does nothing for what has ended.
+
+        Raises:
+            UsageError: there is no such agent, or the run is parked and one branch of it is meant.
+        """
+        target = agent_id or self.run_id
+        tree = self._log.tree
+        if target not in tree.agents:
+            raise UsageError(f"no agent {target!r} in this run.{did_you_mean(target, tree.agents)}")
+        if tree.agents[target].ended:
+            return
+        if tree.at_rest:
+            self._end_parked(target)
+        elif self._run is not None:
+            self._run.cancel(target)
+        while not self._log.tree.agents[target].ended:
+            await self._log.wait(self._log.tree.sequence)
+        if target == self.run_id:
+            await self._rest()
+
+    async def interrupt(self) -> None:
+        """Stops the run before its next model calls; running tools finish. Returns when it rests.
+
+        `Executor.resume` goes on with it. A run that had nothing more to ask ends instead.
+        """
+        if self._run is not None:
+            self._run.stop.set()
+            self._run.release()
+        await self._rest()
+
+    async def _rest(self) -> None:
+        if self._rested is not None:
+            await self._rested.wait()
+
+    def _end_parked(self, target: str) -> None:
+        if target != self.run_id:
+            raise UsageError("the run is parked; resume it to cancel one branch, or cancel all of it")
+        tree = self._log.tree
+        resume = c.RunResume(self.run_id, self._agent.name, tree.epoch + 1, "pause")
+        self._log.append(resume, *end_agent(self._log, tree.root, "cancelled"))
+
+
+@dataclass(slots=True, frozen=True)
+class _Opened:
+    """What this executor has opened: models by name or identity, toolsets by identity."""
+
+    models: dict[Any, Model]
+    toolsets: dict[int, Sequence[Tool[..., Any]]]
+
+
+class Executor:
+    """Runs agents, keeps their logs, and opens what they need once.
+
+    `async with Executor() as executor:` leaving it waits for the live runs; leaving it by an exception cancels them.
+
+    Args:
+        store: where logs are kept; in memory by default.
+        agents: the agents that runs are resumed with, found by name. Those that are executed are added.
+        deps: what tools find as `ctx.deps`, unless a run is given its own.
+    """
+
+    def __init__(
+        self, *, store: MemoryStore | None = None, agents: Sequence[Agent[Any, Any, Any]] = (), deps: Any = None
+    ) -> None:
+        self._store = MemoryStore() if store is None else store
+        self._agents: dict[str, Agent[Any, Any, Any]] = {}
+        for agent in agents:
+            if self._agents.setdefault(agent.name, agent) is not agent:
+                raise DefinitionError(f"two agents of this executor are called {agent.name!r}")
+        self._deps = deps
+        self._handles: dict[str, RunHandle[Any, Any]] = {}
+        self._opened = _Opened({}, {})
+        self._tasks: TaskGroup | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise UsageError("this executor is already entered; use one `async with` for each Executor()")
+        await self._stack.__aenter__()
+        self._tasks = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        tasks, self._tasks = self._tasks, None
+        assert tasks is not None
+        if error is not None:
+            tasks.cancel_scope.cancel()
+        try:
+            # Not given the error: it goes on as it is, not wrapped into a group. The tasks raise nothing themselves.
+            await tasks.__aexit__(None, None, None)
+        finally:
+            self._opened = _Opened({}, {})
+            with anyio.CancelScope(shield=True):
+                await self._stack.__aexit__(kind, error, traceback)
+
+    async def execute(
+        self,
+        agent: Agent[OutputT, StateT, Any],
+        input: Any,
+        *,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        state: StateT | None = None,
+        deps: Any = _UNSET,
+        model: str | Model | None = None,
+        limits: Limits | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> RunHandle[OutputT, StateT]:
+        """Starts a run and returns its handle; the run goes on by itself.
+
+        Args:
+            agent: the root.
+            input: a text, a message, a list of messages, or any value with a JSON form.
+            session_id: the conversation that this run goes on with: its history and, unless given, its state.
+            run_id: the root's id; random by default. Letters, digits, `_`, `-`; no dot.
+            state: the initial state; by default the session's, else the state type's defaults.
+            deps: for `ctx.deps`; never logged.
+            model: replaces the model of every agent of the tree.
+            limits: bounds for the whole run, over the agent's own.
+            metadata: kept in the log.
+
+        Raises:
+            UsageError: the executor is not entered, or `run_id` is not usable.
+            DefinitionError, UnknownModel, MissingKey: something of the tree of agents cannot work.
+            SessionBusy: the session has a live run.
+        """
+        tasks = self._check_entered()
+        override = None if model is None else self._check_model(model)
+        await self._open_tree(agent, override)
+        self._agents.setdefault(agent.name, agent)
+        root_model = override or self._resolve(_model_of(agent))
+        log = self._begin(agent, root_model, input, run_id, session_id, state, limits, metadata)
+        given = self._deps if deps is _UNSET else deps
+        return self._start(tasks, agent, log, root_model, override, given)
+
+    async def resume(
+        self, run_id: str, input: Any = None, *, deps: Any = _UNSET, model: str | Model | None = None
+    ) -> RunHandle[Any, Any]:
+        """Goes on with a parked run, by the same loop; `input` joins the root's conversation first.
+
+        Args:
+            run_id: which run.
+            input: what to say to the root before it goes on.
+            deps, model: as in `execute`; they are not in the log, so they are given again.
+
+        Raises:
+            UnknownRun: the store has no such run.
+            UnknownAgent: its agent is not one of this executor's.
+            UsageError: it is live, or has ended.
+        """
+        tasks = self._check_entered()
+        log = self._store.get(run_id)
+        tree = log.tree
+        agent = self._agent_named(tree.root.agent_type)
+        if tree.ended:
+            raise UsageError(f"run {run_id} has {tree.status}; start a new one, in its session to go on with it")
+        if run_id in self._handles and not tree.at_rest:
+            raise UsageError(f"run {run_id} is live; interrupt it first")
+        override = None if model is None else self._check_model(model)
+        await self._open_tree(agent, override)
+        root_model = override or self._resolve(_model_of(agent))
+        log.append(*_resumption(tree, log.run_id), *_steering(tree, input))
+        given = self._deps if deps is _UNSET else deps
+        return self._start(tasks, agent, log, root_model, override, given)
+
+    async def get_handle(self, run_id: str) -> RunHandle[Any, Any]:
+        """The handle of a run in the store: of a live one the very handle, of another one a handle to read it.
+
+        Raises:
+            UnknownRun: the store has no such run.
+            UnknownAgent: its agent is not one of this executor's.
+        """
+        if run_id in self._handles:
+            return self._handles[run_id]
+        log = self._store.get(run_id)
+        return RunHandle[Any, Any](self._agent_named(log.tree.root.agent_type), log)
+
+    def session_messages(self, session_id: str) -> list[Message]:
+        """The session's conversation so far, oldest first; empty for a new one."""
+        runs = self._store.session(session_id)
+        return list(runs[-1].tree.root.messages) if runs else []
+
+    # --- starting
+
+    def _start(
+        self,
+        tasks: TaskGroup,
+        agent: Agent[OutputT, StateT, Any],
+        log: RunLog,
+        model: Model,
+        override: Model | None,
+        deps: Any,
+    ) -> RunHandle[OutputT, StateT]:
+        run = Run(log, deps, override, self._resolve, self._toolset)
+        rested = anyio.Event()
+        handle = self._handles[log.run_id] = RunHandle(agent, log, run, rested)
+        tasks.start_soon(_run_root, LiveAgent(run, log.run_id, agent, model), rested)
+        return handle
+
+    def _begin(
+        self,
+        agent: Agent[Any, Any, Any],
+        model: Model,
+        input: Any,
+        run_id: str | None,
+        session_id: str | None,
+        state: Any,
+        limits: Limits | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> RunLog:
+        run_id = secrets.token_hex(16) if run_id is None else _checked_run_id(run_id)
+        session_id = secrets.token_hex(8) if session_id is None else session_id
+        earlier = self._store.session(session_id)
+        if earlier and not earlier[-1].tree.at_rest:
+            raise SessionBusy(f"session {session_id!r} has a live run, {earlier[-1].run_id}; wait for it or cancel it")
+        before = earlier[-1].tree if earlier else None
+        options = child_options((limits or Limits()).over(agent.limits or Limits())) or {}
+        if metadata is not None:
+            options["metadata"] = c.to_json_value(dict(metadata), where="metadata")
+        start = c.RunStart(
+            run_id,
+            agent.name,
+            _messages(input),
+            model.name,
+            _initial_state(agent, state, before),
+            session_id=session_id,
+            protocol=c.PROTOCOL,
+            options=options,
+            history=list(before.root.messages) if before else None,
+        )
+        log = self._store.create(run_id, session_id)
+        log.append(start)
+        return log
+
+    def _check_entered(self) -> TaskGroup:
+        if self._tasks is None:
+            raise UsageError("this executor is not running; write `async with Executor() as executor:` around its use")
+        return self._tasks
+
+    def _agent_named(self, name: str) -> Agent[Any, Any, Any]:
+        agent = self._agents.get(name)
+        if agent is None:
+            near = did_you_mean(name, self._agents)
+            raise UnknownAgent(f"this executor knows no agent {name!r}.{near} Give it as Executor(agents=[…])")
+        return agent
+
+    # --- opening what runs need
+
+    async def _open_tree(self, agent: Agent[Any, Any, Any], override: Model | None) -> None:
+        """Resolves and enters every model and toolset of the tree, before anything runs."""
+        agents = [agent, *agent.descendants()]
+        models = [override] if override else [self._check_model(_model_of(agent))]
+        if override is None:
+            models += [self._check_model(item.model) for item in agents if item.model is not None]
+        for model in models:
+            await self._enter_model(model)
+        for item in agents:
+            for toolset in item.toolsets:
+                if id(toolset) not in self._opened.toolsets:
+                    await self._stack.enter_async_context(toolset)
+                    self._opened.toolsets[id(toolset)] = tuple(toolset.tools())
+            item.toolbox([tool for toolset in item.toolsets for tool in self._toolset(toolset)])
+
+    async def _enter_model(self, model: Model) -> None:
+        key = ("entered", id(model))
+        if key not in self._opened.models:
+            self._opened.models[key] = model
+            if hasattr(model, "__aenter__"):
+                await self._stack.enter_async_context(model)  # pyright: ignore - the seam allows it, not demands it
+
+    def _check_model(self, model: str | Model) -> Model:
+        if not isinstance(model, str):
+            return model
+        if model not in self._opened.models:
+            self._opened.models[model] = resolve_model(model)
+        return self._opened.models[model]
+
+    def _resolve(self, model: str | Model) -> Model:
+        return self._check_model(model)
+
+    def _toolset(self, toolset: Toolset) -> Sequence[Tool[..., Any]]:
+        tools = self._opened.toolsets.get(id(toolset))
+        if tools is None:
+            raise UsageError(
+                f"the toolset {toolset!r} was not open when the run began; agents started with ctx.run_agent may only "
+                "use toolsets of the run's own tree"
+            )
+        return tools
+
+
+async def _run_root(live: LiveAgent, rested: anyio.Event) -> None:
+    """The root's task. It returns, it does not raise; only its own cancellation goes through it."""
+    log, run = live.run.log, live.run
+    try:
+        ended = await run_agent(live)
+        if not ended:
+            log.append(c.RunPause(live.agent_id, live.agent.name, "interrupted"))
+    finally:
+        if not run.tree.at_rest:  # cancelled from outside: the tasks below have unwound, and said nothing
+            log.append(*end_agent(log, live.node, "cancelled"))
+        rested.set()
+
+
+def _resumption(tree: RunTree, run_id: str) -> list[c.Chunk]:
+    """What a new owner writes first: `run_resume`, and an end for each step that was open."""
+    reason = "pause" if tree.at_rest else "crash"
+    chunks: list[c.Chunk] = [c.RunResume(run_id, tree.root.agent_type, tree.epoch + 1, reason)]
+    for node in tree.agents.values():
+        if node.step_open is not None:
+            usage = c.Usage(requests=1)
+            chunks.append(
+                c.StepEnd(node.agent_id, node.agent_type, node.step, node.attempt, "abandoned", usage, reason="crash")
+            )
+    return chunks
+
+
+def _steering(tree: RunTree, input: Any) -> list[c.Chunk]:
+    if input is None:
+        return []
+    root = tree.root
+    return [c.MessageChunk(root.agent_id, root.agent_type, message, "steering") for message in _messages(input)]
+
+
+def _messages(input: Any) -> list[Message]:
+    items = cast(list[Any], input) if isinstance(input, list) else [input]
+    if items and all(_is_message(item) for item in items):
+        return items
+    return [UserMessage(as_text(c.to_json_value(input, where="input")))]
+
+
+def _is_message(item: Any) -> bool:
+    return getattr(item, "role", None) in ("user", "assistant", "tool") and hasattr(item, "content")
+
+
+def _initial_state(agent: Agent[Any, Any, Any], state: Any, before: RunTree | None) -> Any:
+    if state is None and before is not None and before.root.agent_type == agent.name:
+        return before.document(before.root_id)
+    return agent.state_schema.initial(state)
+
+
+def _model_of(agent: Agent[Any, Any, Any]) -> str | Model:
+    if agent.model is None:
+        raise DefinitionError(
+            f"agent {agent.name!r} has no model; write Agent({agent.name!r}, model='openai:…') or give the run one: "
+            "model=…"
+        )
+    return agent.model
+
+
+def _checked_run_id(run_id: str) -> str:
+    if not run_id or not all(char.isalnum() or char in "_-" for char in run_id):
+        raise UsageError(f"run_id {run_id!r} is not usable: letters, digits, '_' and '-' only")
+    return run_id

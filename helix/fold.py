@@ -1,0 +1,400 @@
+"""The fold: what a run *is*, computed from its chunks by one function, live and after a restart alike.
+
+Floor 2: above `chunks`, beside `state`; the log applies it to every chunk, and everything that decides reads it.
+Deltas have no entry in the table, so a log without them folds to the same tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from pydantic_core import to_json
+
+from helix import chunks as c
+from helix.errors import InvalidChunk
+from helix.limits import DEFAULT_LIMITS, Limits, Usage
+from helix.messages import AssistantMessage, Message, ToolCall, ToolMessage
+from helix.model import History
+from helix.state import apply_patches
+
+
+@dataclass(slots=True)
+class CallNode:
+    """A tool call of an agent's last committed step."""
+
+    tool_call_id: str
+    tool_name: str
+    arguments: dict[str, Any] | str
+    attempt: int = 0
+    """How often its body began; 0 while it has not."""
+    started_at: int = 0
+    ended: bool = False
+    result: Any = None
+    error: str | None = None
+    error_code: str | None = None
+    children: list[str] = field(default_factory=list[str])
+    """The ids of the agents that this call started, in order."""
+
+    @property
+    def content(self) -> str:
+        """What the model reads of the answer: a text as it is, anything else as compact JSON, an error's sentence."""
+        if self.error is not None:
+            return self.error
+        return self.result if isinstance(self.result, str) else to_json(self.result).decode()
+
+
+@dataclass(slots=True)
+class AgentNode:
+    """One agent's life, as far as the log tells it."""
+
+    agent_id: str
+    agent_type: str
+    parent: AgentNode | None
+    call_id: str | None
+    """The parent's tool call that started it."""
+    key: str | None
+    depth: int
+    model: str
+    input: list[Message]
+    session_id: str | None
+    started_at: int
+    limits: Limits
+    """What bounds this agent alone: its own limits over its parent's."""
+    bounds: Limits
+    """What was set here for the subtree."""
+    state: Any
+    state_id: str
+    """Whose document it works on; its own id unless the state is shared."""
+    state_version: int = field(default=0, kw_only=True)
+    """How often its own document has changed."""
+    messages: History
+    downtime_before: int = 0
+    status: str = "running"
+    inbox: list[Message] = field(default_factory=list[Message])
+    step: int = 0
+    attempt: int = 0
+    step_open: int | None = None
+    """The sequence of the open `step_start`, if a model call is open."""
+    reserve: int = 0
+    steps: int = 0
+    """Committed steps."""
+    last: AssistantMessage | None = None
+    """The message of the last committed step."""
+    calls: dict[str, CallNode] = field(default_factory=dict[str, CallNode])
+    """The calls of the last committed step, in call order, until the next step begins."""
+    call_ids: set[str] = field(default_factory=set[str])
+    children: list[str] = field(default_factory=list[str])
+    usage: Usage = field(default_factory=Usage)
+    tree_usage: Usage = field(default_factory=Usage)
+    failures: dict[str, int] = field(default_factory=dict[str, int])
+    """How often each tool failed in a row."""
+    output_failures: int = 0
+    has_output: bool = False
+    output: Any = None
+    finish_reason: c.FinishReason | None = None
+    error: str | None = None
+    error_code: c.ErrorCode | None = None
+    owes_answer: bool = False
+    """It delegated and has not asked its model since: one request is kept back for it."""
+    tree_owed: int = 0
+    tree_requests: int = 0
+    tree_open_steps: int = 0
+    tree_reserved: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether its `run_end` was written."""
+        return self.status != "running"
+
+    @property
+    def open_calls(self) -> list[CallNode]:
+        """The calls that still want an answer, in call order."""
+        return [call for call in self.calls.values() if not call.ended]
+
+    @property
+    def result(self) -> Any:
+        """What it has come to, as JSON data: its output; without an output type the words of its last step."""
+        if self.has_output:
+            return self.output
+        return (self.last.text or self.last.refusal) if self.last else ""
+
+    def lineage(self) -> Iterator[AgentNode]:
+        """This agent, its parent, … up to the root."""
+        node: AgentNode | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+
+class RunTree:
+    """A run, folded from its chunks: the agents, their messages, state, usage and what is open.
+
+    Attributes:
+        agents: every agent by its id, in the order in which they started.
+        status: `pending` before the first chunk, `running`, or as in `run_end` and `run_pause`.
+        sequence, timestamp: the number and the time (Unix ms) of the last chunk applied.
+        epoch: which owner writes, from 1.
+        options: the root's `run_start.options`.
+        downtime_ms: how long the run was parked or without an owner.
+    """
+
+    __slots__ = ("agents", "downtime_ms", "epoch", "options", "root_id", "sequence", "status", "timestamp")
+
+    def __init__(self) -> None:
+        self.agents: dict[str, AgentNode] = {}
+        self.root_id = ""
+        self.status = "pending"
+        self.sequence = 0
+        self.timestamp = 0
+        self.epoch = 1
+        self.options: dict[str, Any] = {}
+        self.downtime_ms = 0
+
+    @property
+    def root(self) -> AgentNode:
+        """The root agent."""
+        return self.agents[self.root_id]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow any more."""
+        return self.status in ("completed", "failed", "cancelled")
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the run has ended or is parked."""
+        return self.status not in ("running", "pending")
+
+    def agent(self, agent_id: str) -> AgentNode:
+        """The agent of that id.
+
+        Raises:
+            InvalidChunk: there is none.
+        """
+        node = self.agents.get(agent_id)
+        if node is None:
+            raise InvalidChunk(f"no agent {agent_id!r} has started in this run")
+        return node
+
+    def document(self, agent_id: str) -> Any:
+        """The state document that the agent works on, as JSON data. Not to be changed."""
+        return self.agent(self.agent(agent_id).state_id).state
+
+    def child_of(self, call: CallNode) -> list[AgentNode]:
+        """The agents that a call started, in order; without those that are announced but have not begun."""
+        return [self.agents[agent_id] for agent_id in call.children if agent_id in self.agents]
+
+    def elapsed_ms(self, node: AgentNode, now: int) -> int:
+        """How long the agent has lived until `now` (Unix ms), pauses not counted; never negative."""
+        return max(0, now - node.started_at - (self.downtime_ms - node.downtime_before))
+
+    def apply(self, chunk: c.Chunk) -> None:
+        """Takes one chunk in. Chunks are applied in order, each once.
+
+        Raises:
+            InvalidChunk, InvalidPatch: the chunk does not fit; the tree may be half-changed and must be folded anew.
+        """
+        handler = _HANDLERS.get(type(chunk))
+        if handler is not None:
+            handler(self, chunk)
+        self.sequence, self.timestamp = chunk.sequence, chunk.timestamp
+
+
+def fold(chunks: Iterable[c.Chunk]) -> RunTree:
+    """The tree that the chunks of a log, or of a prefix of it, add up to."""
+    tree = RunTree()
+    for chunk in chunks:
+        tree.apply(chunk)
+    return tree
+
+
+def settled(node: AgentNode) -> Iterator[Message]:
+    """What joins the history next: the answers in call order, then the inbox."""
+    for call in node.calls.values():
+        yield ToolMessage(call.tool_call_id, call.tool_name, call.content, is_error=call.error is not None)
+    yield from node.inbox
+
+
+# One function a chunk class; together they are the fold.
+
+
+def _run_start(tree: RunTree, chunk: c.RunStart) -> None:
+    if chunk.agent_id in tree.agents:
+        raise InvalidChunk(f"agent {chunk.agent_id!r} has already started")
+    parent = tree.agent(chunk.parent_id) if chunk.parent_id else None
+    if parent is None:
+        tree.root_id, tree.status, tree.options = chunk.agent_id, "running", chunk.options or {}
+    bounds = Limits(**(chunk.options or {}).get("limits", {}))
+    call = _call_that_started(chunk.agent_id, parent)
+    tree.agents[chunk.agent_id] = AgentNode(
+        agent_id=chunk.agent_id,
+        agent_type=chunk.agent_type,
+        parent=parent,
+        call_id=call and call.tool_call_id,
+        key=(chunk.options or {}).get("key"),
+        depth=0 if parent is None else parent.depth + 1,
+        model=chunk.model,
+        input=chunk.input,
+        session_id=chunk.session_id,
+        started_at=chunk.timestamp,
+        limits=bounds.over(DEFAULT_LIMITS if parent is None else parent.limits),
+        bounds=bounds,
+        state=c.to_json_value(chunk.state),
+        state_id=chunk.state_id or chunk.agent_id,
+        messages=History([*(chunk.history or ()), *chunk.input]),
+        call_ids={call.tool_call_id for call in _calls_in(chunk.history or ())},
+        downtime_before=tree.downtime_ms,
+    )
+
+
+def _calls_in(messages: Iterable[Message]) -> Iterator[ToolCall]:
+    return (call for message in messages if isinstance(message, AssistantMessage) for call in message.tool_calls)
+
+
+def _call_that_started(agent_id: str, parent: AgentNode | None) -> CallNode | None:
+    if parent is None:
+        return None
+    return next((call for call in parent.calls.values() if agent_id in call.children), None)
+
+
+def _run_end(tree: RunTree, chunk: c.RunEnd) -> None:
+    node = tree.agent(chunk.agent_id)
+    node.status, node.error, node.error_code = chunk.status, chunk.error, chunk.error_code
+    node.finish_reason = chunk.finish_reason
+    _settle(node)
+    if node.owes_answer:
+        _owe(node, -1)
+    if node.parent is None:
+        tree.status = chunk.status
+
+
+def _run_pause(tree: RunTree, chunk: c.RunPause) -> None:
+    tree.status = chunk.status
+
+
+def _run_resume(tree: RunTree, chunk: c.RunResume) -> None:
+    tree.downtime_ms += max(0, chunk.timestamp - tree.timestamp)  # since the pause, or since the last sign of life
+    tree.status, tree.epoch = "running", chunk.epoch
+
+
+def _step_start(tree: RunTree, chunk: c.StepStart) -> None:
+    node = tree.agent(chunk.agent_id)
+    _settle(node)
+    if node.owes_answer:
+        _owe(node, -1)
+    node.step, node.attempt, node.step_open = chunk.step, chunk.attempt, chunk.sequence
+    node.reserve = chunk.reserve.total_tokens if chunk.reserve else 0
+    for above in node.lineage():
+        above.tree_requests += 1
+        above.tree_open_steps += 1
+        above.tree_reserved += node.reserve
+
+
+def _step_end(tree: RunTree, chunk: c.StepEnd) -> None:
+    node = tree.agent(chunk.agent_id)
+    node.usage += chunk.usage
+    for above in node.lineage():
+        above.tree_usage += chunk.usage
+        above.tree_open_steps -= 1
+        above.tree_reserved -= node.reserve
+    node.step_open, node.reserve = None, 0
+    if chunk.message is not None:
+        node.messages.append(chunk.message)
+    if chunk.outcome == "committed":
+        node.steps += 1
+        node.attempt = 0
+        node.finish_reason = chunk.finish_reason
+        node.last = chunk.message or AssistantMessage()
+        node.calls = {
+            call.tool_call_id: CallNode(call.tool_call_id, call.tool_name, call.arguments)
+            for call in node.last.tool_calls
+        }
+        node.call_ids.update(node.calls)
+
+
+def _tool_start(tree: RunTree, chunk: c.ToolStart) -> None:
+    call = _call(tree, chunk.agent_id, chunk.tool_call_id)
+    call.attempt, call.started_at = chunk.attempt or 1, chunk.timestamp
+
+
+def _tool_end(tree: RunTree, chunk: c.ToolEnd) -> None:
+    node = tree.agent(chunk.agent_id)
+    call = _call(tree, chunk.agent_id, chunk.tool_call_id)
+    call.ended, call.result, call.error, call.error_code = True, chunk.result, chunk.error, chunk.error_code
+    if chunk.error_code == "output_invalid":
+        node.output_failures += 1
+    elif chunk.error is None:
+        node.failures.pop(chunk.tool_name, None)
+    else:
+        node.failures[chunk.tool_name] = node.failures.get(chunk.tool_name, 0) + 1
+
+
+def _subagent_start(tree: RunTree, chunk: c.SubagentStart) -> None:
+    node = tree.agent(chunk.agent_id)
+    node.children.append(chunk.sub_agent_run_id)
+    _call(tree, chunk.agent_id, chunk.call_id).children.append(chunk.sub_agent_run_id)
+    if not node.owes_answer:
+        _owe(node, 1)
+
+
+def _message(tree: RunTree, chunk: c.MessageChunk) -> None:
+    node = tree.agent(chunk.agent_id)
+    node.inbox.append(chunk.message)
+    if chunk.kind == "feedback":
+        node.output_failures += 1
+
+
+def _state_patch(tree: RunTree, chunk: c.StatePatch) -> None:
+    owner = tree.agent(chunk.state_id or chunk.agent_id)
+    owner.state = apply_patches(owner.state, chunk.patches)
+    owner.state_version += 1
+
+
+def _error(tree: RunTree, chunk: c.ErrorChunk) -> None:
+    if not chunk.recoverable and chunk.tool_call_id is None:
+        node = tree.agent(chunk.agent_id)
+        node.error, node.error_code = chunk.error, chunk.code
+
+
+def _output(tree: RunTree, chunk: c.Output) -> None:
+    node = tree.agent(chunk.agent_id)
+    node.has_output, node.output = True, chunk.output
+
+
+def _call(tree: RunTree, agent_id: str, tool_call_id: str) -> CallNode:
+    call = tree.agent(agent_id).calls.get(tool_call_id)
+    if call is None or call.ended:
+        raise InvalidChunk(f"agent {agent_id!r} has no open call {tool_call_id!r}")
+    return call
+
+
+def _settle(node: AgentNode) -> None:
+    for message in settled(node):
+        node.messages.append(message)
+    node.calls, node.inbox = {}, []
+
+
+def _owe(node: AgentNode, change: int) -> None:
+    node.owes_answer = change > 0
+    for above in node.lineage():
+        above.tree_owed += change
+
+
+_Handler: TypeAlias = Callable[[RunTree, Any], None]
+_HANDLERS: dict[type[Any], _Handler] = {
+    c.RunStart: _run_start,
+    c.RunEnd: _run_end,
+    c.RunPause: _run_pause,
+    c.RunResume: _run_resume,
+    c.StepStart: _step_start,
+    c.StepEnd: _step_end,
+    c.ToolStart: _tool_start,
+    c.ToolEnd: _tool_end,
+    c.SubagentStart: _subagent_start,
+    c.MessageChunk: _message,
+    c.StatePatch: _state_patch,
+    c.ErrorChunk: _error,
+    c.Output: _output,
+}

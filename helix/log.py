@@ -1,0 +1,231 @@
+"""The log: one append-only list of numbered chunks for a whole tree of agents, and cursors on it.
+
+Floor 2: above `chunks` and `fold`. Everything that happens goes through `RunLog.append`; everything that is read comes
+from a `LogReader`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, cast
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from helix.chunks import Chunk, OutputDelta, StreamEnd, TextDelta, Thinking, ToolInputDelta, ToolOutputDelta
+from helix.errors import InvalidChunk, UnknownRun
+from helix.fold import RunTree, fold
+
+_DELTAS = (TextDelta, OutputDelta, ToolInputDelta, ToolOutputDelta)
+_PIECES_BETWEEN_CHECKPOINTS = 256
+
+
+def now_ms() -> int:
+    """The time in Unix milliseconds, as chunks carry it."""
+    return time.time_ns() // 1_000_000
+
+
+class RunLog:
+    """The chunks of one run, in order, and the tree that they fold to.
+
+    Only the run's owner appends; any number of readers follow. All of it belongs to one event loop.
+
+    Attributes:
+        run_id: the root agent's id.
+        chunks: every chunk so far; `chunks[n - 1].sequence == n`. Not to be changed.
+        tree: the fold of `chunks`.
+    """
+
+    def __init__(self, run_id: str, chunks: Iterable[Chunk] = ()) -> None:
+        self.run_id = run_id
+        self.chunks: list[Chunk] = list(chunks)
+        self.tree: RunTree = fold(self.chunks)
+        self._now = 0
+        self._news: anyio.Event | None = None
+
+    def append(self, *chunks: Chunk) -> None:
+        """Numbers, stamps and adds the chunks, all or none, and wakes the readers that wait.
+
+        Raises:
+            InvalidChunk: the run has ended, or a chunk does not fit; the log is as it was.
+            InvalidPatch: a state patch does not apply; the log is as it was.
+        """
+        tree = self.tree
+        if tree.ended:
+            raise InvalidChunk(f"run {self.run_id} has ended; nothing can follow its run_end")
+        now = now_ms()
+        if now != self._now:  # chunks of one millisecond share the number object
+            self._now = now
+        number = len(self.chunks)
+        try:
+            for chunk in chunks:
+                number += 1
+                chunk.sequence = number
+                chunk.timestamp = self._now
+                tree.apply(chunk)
+        except Exception:
+            self.tree = fold(self.chunks)
+            raise
+        self.chunks.extend(chunks)
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    async def wait(self, after: int) -> None:
+        """Returns once there is a chunk with a number above `after`."""
+        while len(self.chunks) <= after:
+            if self._news is None:
+                self._news = anyio.Event()
+            await self._news.wait()
+
+    def read(
+        self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: bool = False
+    ) -> LogReader:
+        """A cursor that yields the chunks above `from_offset`; see `RunHandle.stream`."""
+        if from_offset < 0:
+            raise ValueError(f"from_offset must be 0 or more, not {from_offset}")
+        return LogReader(self, from_offset, follow=follow, coalesce=coalesce, control=control)
+
+
+class LogReader:
+    """An async iterator over a log, from an offset, live. Leaving it costs and closes nothing.
+
+    It ends once it has delivered the root's `run_end`, or a `run_pause` with nothing behind it (unless it follows).
+    """
+
+    def __init__(self, log: RunLog, from_offset: int, *, follow: bool, coalesce: bool, control: bool) -> None:
+        self._log = log
+        self._position = from_offset
+        self._follow = follow
+        self._coalesce = coalesce
+        self._control = control
+        self._closed = False
+
+    def __aiter__(self) -> LogReader:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        if not self._closed and self._position < len(self._log.chunks):
+            if self._position % _PIECES_BETWEEN_CHECKPOINTS == 0:
+                await checkpoint()
+            return self._take()
+        await self._arrival()
+        return self._take()
+
+    async def next_batch(self) -> list[Chunk]:
+        """All that is there, at least one chunk; empty once the stream has ended."""
+        try:
+            await self._arrival()
+        except StopAsyncIteration:
+            return []
+        batch: list[Chunk] = []
+        while self._position < len(self._log.chunks):
+            batch.append(self._take())
+        return batch or [self._take()]
+
+    async def aclose(self) -> None:
+        """Ends the iteration. The run goes on."""
+        self._closed = True
+
+    async def _arrival(self) -> None:
+        while not self._closed:
+            tree = self._log.tree
+            if self._position < len(self._log.chunks):
+                await checkpoint()
+                return
+            if tree.ended or (tree.at_rest and not self._follow):
+                if self._control:
+                    return
+                break
+            await self._log.wait(self._position)
+        raise StopAsyncIteration
+
+    def _take(self) -> Chunk:
+        chunks = self._log.chunks
+        if self._position >= len(chunks):
+            self._closed = True
+            return cast(Chunk, self._stream_end())  # asked for with control=True, where the declared type has it
+        chunk = chunks[self._position]
+        self._position += 1
+        return self._merged(chunk) if self._coalesce else chunk
+
+    def _merged(self, chunk: Chunk) -> Chunk:
+        """`chunk` and the deltas right behind it that continue it, as one; numbered as the last of them."""
+        chunks, first = self._log.chunks, chunk
+        pieces: list[str] = []
+        while self._position < len(chunks) and _continues(first, chunks[self._position]):
+            chunk = chunks[self._position]
+            pieces.append(_words(chunk))
+            self._position += 1
+        if not pieces:
+            return first
+        joined: dict[str, Any] = {_field(first): _words(first) + "".join(pieces)}
+        return replace(chunk, **joined)
+
+    def _stream_end(self) -> StreamEnd:
+        tree = self._log.tree
+        return StreamEnd(
+            stream_id=self._log.run_id,
+            timestamp=now_ms(),
+            status=cast(Any, tree.status),
+            last_sequence=tree.sequence,
+            final_output=tree.root.result if tree.status == "completed" else None,
+        )
+
+
+def _field(chunk: Any) -> str:
+    return "content" if isinstance(chunk, Thinking) else "delta"
+
+
+def _words(chunk: Any) -> str:
+    return getattr(chunk, _field(chunk))
+
+
+def _continues(first: Any, following: Any) -> bool:
+    if type(first) is not type(following) or first.agent_id != following.agent_id:
+        return False
+    if isinstance(first, Thinking):
+        return not first.is_complete and not following.is_complete
+    if not isinstance(first, _DELTAS):
+        return False
+    return getattr(first, "tool_call_id", None) == getattr(following, "tool_call_id", None) and getattr(
+        first, "channel", None
+    ) == getattr(following, "channel", None)
+
+
+class MemoryStore:
+    """Keeps runs in this process's memory: the default store."""
+
+    def __init__(self) -> None:
+        self._logs: dict[str, RunLog] = {}
+        self._sessions: dict[str, list[str]] = {}
+
+    def create(self, run_id: str, session_id: str | None = None) -> RunLog:
+        """A new, empty log.
+
+        Raises:
+            InvalidChunk: there is a run of that id already.
+        """
+        if run_id in self._logs:
+            raise InvalidChunk(f"there is already a run {run_id!r} in this store")
+        log = self._logs[run_id] = RunLog(run_id)
+        if session_id is not None:
+            self._sessions.setdefault(session_id, []).append(run_id)
+        return log
+
+    def get(self, run_id: str) -> RunLog:
+        """The log of that run.
+
+        Raises:
+            UnknownRun: there is none.
+        """
+        log = self._logs.get(run_id)
+        if log is None:
+            raise UnknownRun(f"no run {run_id!r} in this store")
+        return log
+
+    def session(self, session_id: str) -> list[RunLog]:
+        """The session's runs, oldest first; none for a session that is not known yet."""
+        return [self._logs[run_id] for run_id in self._sessions.get(session_id, ())]

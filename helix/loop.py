@@ -1,0 +1,353 @@
+"""The loop: decide, do it, repeat, for one agent; its calls and its children are nested tasks of the same loop.
+
+Floor 4: above `decide` and `steps`; the executor runs it for the root. A resumed run goes through the same loop: it
+decides from the fold, which does not care which process wrote the log. A task returns, it does not raise: `False` means
+parked.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+import anyio
+
+from helix import chunks as c
+from helix.agent import OUTPUT_TOOL, Agent, AgentTool
+from helix.call import LiveCall
+from helix.decide import Answer, Ask, End, Judge, Park, Wait, decide
+from helix.endings import end_agent, end_call
+from helix.errors import LimitReached, did_you_mean
+from helix.fold import AgentNode, CallNode
+from helix.limits import Limits
+from helix.live import LiveAgent, result_of
+from helix.log import now_ms
+from helix.messages import UserMessage
+from helix.results import RunResult
+from helix.steps import call_model, describe, run_tool
+from helix.tools import Runnable, Tool
+
+logger = logging.getLogger("helix")
+
+
+async def run_agent(live: LiveAgent) -> bool:
+    """Runs an agent until it has ended (True) or is parked (False), and writes its end whatever happens.
+
+    Only a cancellation from outside leaves it open: then whoever is cancelled above it writes the end.
+    """
+    run = live.run
+    scope = run.scopes[live.agent_id] = anyio.CancelScope(deadline=_deadline(live))
+    if live.agent_id in run.cancelled:
+        scope.cancel()
+    try:
+        with scope:
+            return await _turns(live)
+    except Exception as error:
+        logger.exception("helix: agent %s", live.agent_id)
+        text = f"internal error: {describe(error)}"
+        run.log.append(*end_agent(run.log, live.node, "failed", error=text, code="internal"))
+        return True
+    finally:
+        del run.scopes[live.agent_id]
+    _cut(live)
+    return True
+
+
+def _cut(live: LiveAgent) -> None:
+    """Writes the end of an agent whose own scope was cancelled: by a caller, or by its time limit."""
+    if live.node.ended:
+        return
+    log, seconds = live.run.log, live.node.bounds.seconds
+    if live.agent_id in live.run.cancelled:
+        log.append(*end_agent(log, live.node, "cancelled"))
+    else:
+        text = f"the limit of {seconds:g} s is reached"
+        log.append(*end_agent(log, live.node, "failed", error=text, code="limit_time"))
+
+
+def _deadline(live: LiveAgent) -> float:
+    seconds = live.node.bounds.seconds
+    if seconds is None:
+        return float("inf")
+    return anyio.current_time() + seconds - live.run.tree.elapsed_ms(live.node, now_ms()) / 1000
+
+
+async def _turns(live: LiveAgent) -> bool:
+    run = live.run
+    while True:
+        action = decide(live.node, live.agent, stopping=live.stopping)
+        match action:
+            case Answer(calls):
+                if not await _answer(live, calls):
+                    return False
+            case Ask():
+                await _ask(live, action)
+            case Judge(text):
+                _judge(live, text)
+            case Wait():
+                await run.room()
+            case Park():
+                return False
+            case End(status, error, code):
+                run.log.append(*end_agent(run.log, live.node, status, error=error, code=code))
+                return True
+
+
+async def _ask(live: LiveAgent, action: Ask) -> None:
+    instructions = live.agent.instructions
+    if not isinstance(instructions, str):
+        instructions = await _instructions(live, instructions)
+        if decide(live.node, live.agent, stopping=live.stopping) != action:
+            return  # it awaited, and a limit or a stop came in between
+    delay = await call_model(live, action.step, action.attempt, instructions, action.reserve)
+    if delay:
+        with anyio.move_on_after(delay):
+            await live.run.stop.wait()
+
+
+async def _instructions(live: LiveAgent, function: Any) -> str:
+    host = LiveCall(live, "", DELEGATE)
+    try:
+        text = function(host.context)
+        return cast(str, await text if inspect.isawaitable(text) else text)
+    finally:
+        host.close()
+
+
+def _judge(live: LiveAgent, text: str) -> None:
+    node, log = live.node, live.run.log
+    try:
+        output = _output(live.agent, text)
+    except ValueError as error:
+        why = f"That is not a valid final result.\n{error}\nGive it again, by calling {OUTPUT_TOOL} or as JSON."
+        log.append(c.MessageChunk(node.agent_id, node.agent_type, UserMessage(why), "feedback"))
+    else:
+        log.append(c.Output(node.agent_id, node.agent_type, output))
+
+
+def _output(agent: Agent[Any, Any, Any], given: Any) -> Any:
+    schema = agent.output_schema
+    if not schema.structured:
+        return given if isinstance(given, str) else c.to_json_value(given)
+    return schema.to_json(schema.validate_text(given) if isinstance(given, str) else schema.validate(given))
+
+
+# --- answering calls
+
+
+async def _answer(live: LiveAgent, calls: Sequence[CallNode]) -> bool:
+    """Answers the calls of a step, all at once; False if one of them is parked."""
+    output_calls = [call for call in calls if _is_output(live, call)]
+    others = [call for call in calls if call not in output_calls]
+    _refuse_surplus(live, others)
+    others = [call for call in others if not call.ended]
+    if any(_sequential(live, call) for call in others):
+        done = [await _answer_one(live, call) for call in others]
+    elif len(others) == 1:
+        done = [await _answer_one(live, others[0])]
+    else:
+        done = await _answer_together(live, others)
+    if not all(done):
+        return False
+    for call in output_calls:
+        _judge_call(live, call)
+    _finish_early(live)
+    return True
+
+
+async def _answer_together(live: LiveAgent, calls: Sequence[CallNode]) -> list[bool]:
+    done: list[bool] = []
+
+    async def one(call: CallNode) -> None:
+        done.append(await _answer_one(live, call))
+
+    async with anyio.create_task_group() as tasks:
+        for call in calls:
+            tasks.start_soon(one, call)
+    return done
+
+
+async def _answer_one(live: LiveAgent, call: CallNode) -> bool:
+    tool = live.tools.get(call.tool_name)
+    problem = _cannot_run(live, call, tool)
+    if problem is not None:
+        live.run.log.append(*end_call(live.run.log, live.node, call, error=problem[1], code=problem[0]))
+        return True
+    if isinstance(tool, AgentTool):
+        return await _delegate(live, call, tool)
+    return await run_tool(live, call, cast(Tool[..., Any], tool), DELEGATE)
+
+
+def _cannot_run(live: LiveAgent, call: CallNode, tool: Tool[..., Any] | None) -> tuple[str, str] | None:
+    if tool is None:
+        known = ", ".join(live.tools) or "none"
+        near = did_you_mean(call.tool_name, live.tools)
+        return "tool_unknown", f"there is no tool {call.tool_name!r}.{near} The tools are: {known}"
+    if isinstance(call.arguments, str):
+        return "tool_invalid_arguments", "the arguments are not a JSON object; nothing was run"
+    if call.attempt and tool.replay != "safe" and not isinstance(tool, AgentTool):
+        return "tool_outcome_unknown", "the process stopped while this tool ran; it may or may not have had its effect"
+    return None
+
+
+def _refuse_surplus(live: LiveAgent, calls: Sequence[CallNode]) -> None:
+    limit, log = live.node.limits.fan_out, live.run.log
+    for call in calls[limit:] if limit is not None else ():
+        if not call.attempt:
+            text = f"only {limit} calls are allowed in one step; this one was not run"
+            log.append(*end_call(log, live.node, call, error=text, code="limit_fan_out"))
+
+
+def _is_output(live: LiveAgent, call: CallNode) -> bool:
+    return live.agent.output_schema.structured and call.tool_name == OUTPUT_TOOL
+
+
+def _sequential(live: LiveAgent, call: CallNode) -> bool:
+    tool = live.tools.get(call.tool_name)
+    return tool is not None and tool.sequential
+
+
+def _judge_call(live: LiveAgent, call: CallNode) -> None:
+    node, log = live.node, live.run.log
+    try:
+        output = _output(live.agent, call.arguments)
+    except ValueError as error:
+        log.append(*end_call(log, node, call, error=str(error), code="output_invalid"))
+        return
+    ending = list(end_call(log, node, call, "This is the final result."))
+    log.append(*ending, *(() if node.has_output else (c.Output(node.agent_id, node.agent_type, output),)))
+
+
+def _finish_early(live: LiveAgent) -> None:
+    """A tool with `finishes=True` has given the output, if it is a valid one."""
+    node, log = live.node, live.run.log
+    for call in node.calls.values():
+        tool = live.tools.get(call.tool_name)
+        if tool is None or not tool.finishes or call.error is not None or node.has_output:
+            continue
+        try:
+            log.append(c.Output(node.agent_id, node.agent_type, _output(live.agent, call.result)))
+        except ValueError as error:
+            why = f"The result of {call.tool_name} is not a valid final result.\n{error}"
+            log.append(c.MessageChunk(node.agent_id, node.agent_type, UserMessage(why), "feedback"))
+
+
+# --- delegating
+
+
+async def _delegate(live: LiveAgent, call: CallNode, tool: AgentTool) -> bool:
+    """A sub-agent's call: its body is the child's run."""
+    log = live.run.log
+    try:
+        child = _begin_or_go_on(live, call, tool)
+    except ValueError as error:
+        log.append(*end_call(log, live.node, call, error=str(error), code="tool_invalid_arguments"))
+        return True
+    except LimitReached as error:
+        log.append(*end_call(log, live.node, call, error=str(error), code=error.code))
+        return True
+    ended = True
+    with anyio.move_on_after(tool.timeout) as clock:
+        ended = child.node.ended or await run_agent(child)
+    if clock.cancelled_caught:
+        text = f"the agent did not finish within {tool.timeout:g} s"
+        log.append(*end_call(log, live.node, call, error=text, code="tool_timeout"))
+        return True
+    if ended:
+        log.append(*_answer_of(live, call, child.node))
+    return ended
+
+
+def _begin_or_go_on(live: LiveAgent, call: CallNode, tool: AgentTool) -> LiveAgent:
+    if call.children:
+        return DELEGATE.again(live, call.children[-1], tool.agent, parkable=live.parkable)
+    arguments = cast(dict[str, Any], call.arguments)
+    node = live.node
+    return DELEGATE.start(
+        live,
+        call.tool_call_id,
+        tool.agent,
+        tool.message(arguments),
+        before=(c.ToolStart(node.agent_id, node.agent_type, call.tool_call_id, call.tool_name, arguments),),
+        share_state=tool.share_state,
+        limits=tool.limits,
+        parkable=live.parkable,
+    )
+
+
+def _answer_of(live: LiveAgent, call: CallNode, child: AgentNode) -> Any:
+    if child.status == "completed":
+        return end_call(live.run.log, live.node, call, child.result)
+    text = f"{child.agent_type} {child.status}" + (f": {child.error}" if child.error else "")
+    code = "cancelled" if child.status == "cancelled" else "subagent_failed"
+    return end_call(live.run.log, live.node, call, error=text, code=code)
+
+
+class _Delegate:
+    """Children, for the floor below; see `helix.call.Delegate`."""
+
+    def start(
+        self,
+        live: LiveAgent,
+        call_id: str,
+        agent: Runnable[Any, Any],
+        prompt: str,
+        *,
+        before: tuple[c.Chunk, ...] = (),
+        share_state: bool = False,
+        limits: Limits | None = None,
+        key: str | None = None,
+        parkable: bool,
+    ) -> LiveAgent:
+        node, definition = live.node, cast(Agent[Any, Any, Any], agent)
+        depth = node.limits.depth
+        if depth is not None and node.depth + 1 > depth:
+            raise LimitReached("limit_depth", f"the limit of {depth} levels of delegation is reached")
+        child_id = f"{node.agent_id}.{definition.name}-{len(node.children) + 1}"
+        model = _model_of(live, definition)
+        bounds = (limits or Limits()).over(definition.limits or Limits())
+        start = c.RunStart(
+            child_id,
+            definition.name,
+            [UserMessage(prompt)],
+            model.name,
+            live.run.tree.document(node.agent_id) if share_state else definition.state_schema.initial(None),
+            session_id=node.session_id,
+            parent_id=node.agent_id,
+            options=child_options(bounds, key),
+            state_id=node.state_id if share_state else None,
+        )
+        announced = c.SubagentStart(node.agent_id, node.agent_type, definition.name, child_id, call_id)
+        live.run.log.append(*before, announced, start)
+        return LiveAgent(live.run, child_id, definition, model, parkable)
+
+    def again(self, live: LiveAgent, child_id: str, agent: Runnable[Any, Any], *, parkable: bool) -> LiveAgent:
+        definition = cast(Agent[Any, Any, Any], agent)
+        return LiveAgent(live.run, child_id, definition, _model_of(live, definition), parkable)
+
+    async def run(self, child: LiveAgent) -> bool:
+        return child.node.ended or await run_agent(child)
+
+    def result(self, child: LiveAgent) -> RunResult[Any, Any]:
+        return result_of(child.agent, child.run.tree, child.agent_id)
+
+
+DELEGATE = _Delegate()
+
+
+def child_options(bounds: Limits, key: str | None = None) -> dict[str, Any] | None:
+    """What a `run_start` records of an agent's own bounds, so that decisions can be made from the log alone."""
+    limits = bounds.given()
+    options: dict[str, Any] = {}
+    if limits:
+        options["limits"] = limits
+    if key is not None:
+        options["key"] = key
+    return options or None
+
+
+def _model_of(live: LiveAgent, agent: Agent[Any, Any, Any]) -> Any:
+    run = live.run
+    return run.model or (live.model if agent.model is None else run.resolve(agent.model))

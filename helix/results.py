@@ -1,0 +1,132 @@
+"""What a run came to: `RunResult`, and the three errors that carry one.
+
+Floor 2: above `fold`; tools get it from `ctx.run_agent`, callers from `helix.run` and `handle.result()`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, cast
+
+from pydantic import TypeAdapter
+from typing_extensions import TypeVar
+
+from helix.chunks import ErrorCode, FinishReason, RunStatus
+from helix.errors import HelixError
+from helix.fold import AgentNode, RunTree
+from helix.limits import Usage
+from helix.messages import Message
+
+OutputT = TypeVar("OutputT", covariant=True, default=Any)
+StateT = TypeVar("StateT", covariant=True, default=Any)
+
+
+class RunResult(Generic[OutputT, StateT]):
+    """What an agent's run came to, or how far it is when it is parked. Plain data.
+
+    Attributes:
+        status: `completed`, `failed`, `cancelled`, `interrupted` or `suspended`.
+        state: the agent's state, typed; None without a state type.
+        messages: its whole conversation, oldest first: valid as the history of a next request.
+        usage: what it and everything below it used; `own_usage` leaves the children out.
+        finish_reason: why the last step ended.
+        error: one sentence, when it failed; `error_code` is the protocol's code for it.
+        run_id: the agent's id; `session_id` its session's.
+        last_sequence: the number of the last chunk that is in this result.
+        tree: the whole run, folded.
+    """
+
+    def __init__(self, tree: RunTree, agent_id: str, *, output: Any, state: Any) -> None:
+        node = tree.agents[agent_id]
+        self._output: Any = output
+        self._node: AgentNode = node
+        self.status: RunStatus = cast(RunStatus, node.status if node.ended else tree.status)
+        self.state: StateT = state
+        self.messages: list[Message] = list(node.messages)
+        self.usage: Usage = node.tree_usage
+        self.own_usage: Usage = node.usage
+        self.finish_reason: FinishReason | None = node.finish_reason
+        self.error: str | None = node.error
+        self.error_code: ErrorCode | None = node.error_code
+        self.run_id: str = agent_id
+        self.agent_type: str = node.agent_type
+        self.session_id: str | None = node.session_id
+        self.last_sequence: int = tree.sequence
+        self.tree: RunTree = tree
+
+    @property
+    def output(self) -> OutputT:
+        """The output, typed.
+
+        Raises:
+            RunFailed, RunCancelled, RunSuspended: the run did not complete.
+        """
+        self.raise_for_status()
+        return self._output
+
+    @property
+    def usage_by_agent(self) -> dict[str, Usage]:
+        """The own usage of this agent and of each below it, by agent id."""
+        below = f"{self.run_id}."
+        return {
+            agent_id: node.usage
+            for agent_id, node in self.tree.agents.items()
+            if agent_id == self.run_id or agent_id.startswith(below)
+        }
+
+    def raise_for_status(self) -> None:
+        """Raises the error that fits the status; does nothing for a completed run."""
+        if self.status != "completed":
+            raise _ERRORS.get(self.status, RunSuspended)(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON data, in camelCase."""
+        return {
+            "status": self.status,
+            "output": self._node.result if self.status == "completed" else None,
+            "state": self.tree.document(self.run_id),
+            "messages": _messages.dump_python(self.messages, mode="json", by_alias=True),
+            "usage": _usage.dump_python(self.usage, mode="json", by_alias=True),
+            "ownUsage": _usage.dump_python(self.own_usage, mode="json", by_alias=True),
+            "finishReason": self.finish_reason,
+            "error": self.error,
+            "errorCode": self.error_code,
+            "runId": self.run_id,
+            "agentType": self.agent_type,
+            "sessionId": self.session_id,
+            "lastSequence": self.last_sequence,
+        }
+
+    def __repr__(self) -> str:
+        shown = f"output={self._output!r}" if self.status == "completed" else f"error={self.error!r}"
+        return f"RunResult({self.agent_type}, {self.status}, {shown}, {self.usage.total_tokens} tokens)"
+
+
+class RunError(HelixError):
+    """A run did not complete. `result` has everything that it did: messages, state, usage, the tree."""
+
+    def __init__(self, result: RunResult[Any, Any]) -> None:
+        super().__init__(_sentence(result))
+        self.result = result
+
+
+class RunFailed(RunError):
+    """The run failed; `result.error_code` says how."""
+
+
+class RunCancelled(RunError):
+    """The run was cancelled through helix. (A cancelled surrounding task gets its own cancellation instead.)"""
+
+
+class RunSuspended(RunError):
+    """The run is parked, interrupted or waiting; `Executor.resume` goes on with it."""
+
+
+def _sentence(result: RunResult[Any, Any]) -> str:
+    code = f" ({result.error_code})" if result.error_code else ""
+    why = f": {result.error}" if result.error else ""
+    return f"{result.agent_type} {result.status}{code}{why}"
+
+
+_ERRORS: dict[str, type[RunError]] = {"failed": RunFailed, "cancelled": RunCancelled}
+_messages: TypeAdapter[list[Message]] = TypeAdapter(list[Message])
+_usage: TypeAdapter[Usage] = TypeAdapter(Usage)

@@ -1,0 +1,210 @@
+"""The two steps that touch the world: asking the model, and running a tool's body.
+
+Floor 3: above `live`, `reply`, `call` and `endings`; the loop decides when they are taken. Each appends what came of
+it; neither raises for what models and tools do wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, cast
+
+import anyio
+import anyio.to_thread
+from pydantic_core import to_json
+
+from helix import chunks as c
+from helix.call import Delegate, LiveCall
+from helix.endings import end_call
+from helix.errors import LimitReached, ModelError, ModelRetry
+from helix.fold import CallNode
+from helix.limits import Usage
+from helix.live import LiveAgent
+from helix.model import ModelReply, ModelRequest
+from helix.reply import Reply
+from helix.tools import Tool
+
+DEFAULT_RETRIES = 2
+DEFAULT_RETRY_DELAY = 0.5
+MAX_RETRY_DELAY = 8.0
+
+
+async def call_model(live: LiveAgent, step: int, attempt: int, instructions: str, reserve: Usage | None) -> float:
+    """One model call: `step_start` … `step_end`. Returns the seconds to wait before it is tried again.
+
+    Nothing is awaited between the call of this and its `step_start`, which is the reservation under the limits.
+    """
+    log, node, output = live.run.log, live.node, live.agent.output_definition
+    log.append(c.StepStart(node.agent_id, node.agent_type, step, attempt, live.model.name, reserve))
+    reply = Reply(log.append, node.agent_id, node.agent_type, output, node.call_ids)
+    request = ModelRequest(
+        agent_id=node.agent_id,
+        agent_type=node.agent_type,
+        step=step,
+        attempt=attempt,
+        instructions=instructions,
+        messages=node.messages,
+        tools=live.definitions,
+        output=output,
+        settings=live.agent.settings,
+    )
+    try:
+        answer = await _ask(live, request, reply)
+    except ModelError as error:
+        return _abandon(live, step, attempt, error)
+    finally:
+        live.run.release()
+    message, reason = reply.finish(), answer.finish_reason
+    log.append(c.StepEnd(node.agent_id, node.agent_type, step, attempt, "committed", answer.usage, message, reason))
+    return 0
+
+
+async def _ask(live: LiveAgent, request: ModelRequest, reply: Reply) -> ModelReply:
+    timeout = request.settings.timeout
+    try:
+        with anyio.fail_after(timeout):
+            return await live.model.respond(request, reply)
+    except ModelError:
+        raise
+    except TimeoutError as error:
+        text = f"the model did not answer within {timeout:g} s" if timeout else describe(error)
+        raise ModelError("model_unavailable", text, retryable=True) from None
+    except Exception as error:
+        raise ModelError("internal", f"{live.model.name}: {describe(error)}") from error
+
+
+def _abandon(live: LiveAgent, step: int, attempt: int, error: ModelError) -> float:
+    node, settings = live.node, live.agent.settings
+    again = error.retryable and attempt <= (DEFAULT_RETRIES if settings.max_retries is None else settings.max_retries)
+    code = cast(c.ErrorCode, error.code if error.code in c.ERROR_CODES else "internal")
+    usage = error.usage or Usage(requests=1)
+    live.run.log.append(
+        c.ErrorChunk(node.agent_id, node.agent_type, error.message, code, again, detail=error.detail),
+        c.StepEnd(node.agent_id, node.agent_type, step, attempt, "abandoned", usage, reason=code),
+    )
+    if not again:
+        return 0
+    if error.retry_after is not None:
+        return error.retry_after
+    first = DEFAULT_RETRY_DELAY if settings.retry_delay is None else settings.retry_delay
+    return min(first * 2 ** (attempt - 1), MAX_RETRY_DELAY) * random.uniform(0.5, 1)
+
+
+async def run_tool(live: LiveAgent, call: CallNode, tool: Tool[..., Any], delegate: Delegate) -> bool:
+    """Runs a tool's body: `tool_start` … `tool_end`. False if it parked under a child; then there is no `tool_end`.
+
+    The arguments are those of the call; if they do not fit, the body does not begin.
+    """
+    log, node = live.run.log, live.node
+    try:
+        arguments = tool.validate(cast(dict[str, Any], call.arguments))
+    except ValueError as error:
+        log.append(*end_call(log, node, call, error=str(error), code="tool_invalid_arguments"))
+        return True
+    attempt = call.attempt + 1
+    log.append(
+        c.ToolStart(
+            node.agent_id,
+            node.agent_type,
+            call.tool_call_id,
+            call.tool_name,
+            cast(dict[str, Any], call.arguments),
+            attempt=attempt if attempt > 1 else None,
+        )
+    )
+    host = LiveCall(live, call.tool_call_id, delegate, parkable=live.parkable and tool.replay == "safe")
+    ending = await _body(host, tool, arguments)
+    if host.parked:
+        return False
+    log.append(*end_call(log, live.node, call, **ending))
+    return True
+
+
+async def _body(host: LiveCall, tool: Tool[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Runs the body within its bounds; returns how the call ends, as arguments of `end_call`."""
+    try:
+        with host.scope, anyio.move_on_after(tool.timeout) as clock:
+            try:
+                return _answer(await _call(host, tool, arguments), tool)
+            except ModelRetry as error:
+                return {"error": str(error) or "try again", "code": "tool_failed"}
+            except LimitReached as error:
+                return {"error": str(error), "code": error.code}
+            except Exception as error:
+                return {"error": describe(error), "code": "tool_failed"}
+            except anyio.get_cancelled_exc_class():
+                if anyio.current_effective_deadline() == float("-inf"):
+                    raise
+                return {"error": "the tool was cancelled from inside", "code": "tool_failed"}
+    finally:
+        host.close()
+    if clock.cancelled_caught:
+        return {"error": f"the tool did not finish within {tool.timeout:g} s", "code": "tool_timeout"}
+    return {}
+
+
+async def _call(host: LiveCall, tool: Tool[..., Any], arguments: dict[str, Any]) -> Any:
+    function = cast(Any, tool.function)
+    given = (host.context,) if tool.takes_context else ()
+    if _is(inspect.isasyncgenfunction, function):
+        return await _drain(host, function(*given, **arguments))
+    if _is(inspect.iscoroutinefunction, function):
+        return await function(*given, **arguments)
+
+    def in_thread() -> Any:
+        value = function(*given, **arguments)
+        return _drain_sync(host, value) if inspect.isgenerator(value) else value
+
+    value = await anyio.to_thread.run_sync(in_thread, abandon_on_cancel=True)
+    return await value if inspect.isawaitable(value) else value
+
+
+def _is(test: Any, function: Any) -> bool:
+    return test(function) or test(getattr(function, "func", None)) or test(getattr(function, "__call__", None))  # noqa: B004
+
+
+async def _drain(host: LiveCall, pieces: AsyncIterator[Any]) -> str:
+    texts: list[str] = []
+    try:
+        async for piece in pieces:
+            host.write(_text(piece), "text")
+            texts.append(piece)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await cast(Any, pieces).aclose()
+    return "".join(texts)
+
+
+def _drain_sync(host: LiveCall, pieces: Iterator[Any]) -> str:
+    texts: list[str] = []
+    for piece in pieces:
+        host.write(_text(piece), "text")
+        texts.append(piece)
+    return "".join(texts)
+
+
+def _text(piece: Any) -> str:
+    if not isinstance(piece, str):
+        raise TypeError(f"a generator tool yields texts, not {type(piece).__name__}; use ctx.emit for other data")
+    return piece
+
+
+def _answer(result: Any, tool: Tool[..., Any]) -> dict[str, Any]:
+    value = c.to_json_value(result, where="result")
+    text = value if isinstance(value, str) else to_json(value)
+    size = len(text.encode()) if isinstance(text, str) else len(text)
+    if size <= tool.max_result_bytes:
+        return {"result": value}
+    data = text.encode() if isinstance(text, str) else text
+    kept = data[: tool.max_result_bytes].decode(errors="ignore")
+    return {"result": f"{kept}\n[cut: {size} bytes, {tool.max_result_bytes} kept]", "truncated": True}
+
+
+def describe(error: BaseException) -> str:
+    """An exception as one sentence for a model and a user: its kind and its text, of a group the first of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast(BaseExceptionGroup[BaseException], error).exceptions[0]
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
