@@ -15,7 +15,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 import anyio
 import anyio.from_thread
-import sniffio
+from anyio.lowlevel import current_token
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from helix.agent import Agent
@@ -367,8 +367,8 @@ class SessionStream(Generic[OutputT, StateT]):
 
 def _run_on_a_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
-        sniffio.current_async_library()
-    except sniffio.AsyncLibraryNotFoundError:
+        current_token()
+    except anyio.NoEventLoopError:
         return anyio.run(main)
     return _in_thread(lambda: anyio.run(main))
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 import anyio
-import anyio.from_thread
 from anyio.abc import TaskGroup
 
 from helix import chunks as c
@@ -28,6 +28,8 @@ from helix.state import Draft
 from helix.tools import ChildRun, Runnable, ToolContext
 
 T = TypeVar("T")
+
+_TOO_LATE = "this tool's call has ended; it cannot write to the run any more"
 
 
 class Delegate(Protocol):
@@ -80,6 +82,8 @@ class LiveCall:
         self._delegate = delegate
         self._parkable = parkable
         self._closed = False
+        self._lock = threading.Lock()
+        self._asked: set[Future[Any]] = set()  # what threads wait for
         self._working = 0  # children that run
         self._claimed: set[str] = set()  # children that this attempt of the body has asked for
         self._state: tuple[int, Any] | None = None
@@ -102,8 +106,11 @@ class LiveCall:
         )
 
     def close(self) -> None:
-        """The call has ended: a thread that could not be stopped gets an error from now on."""
-        self._closed = True
+        """The call has ended: a thread that could not be stopped gets an error from now on, also where it waits."""
+        with self._lock:
+            self._closed = True
+            for answer in self._asked:
+                answer.cancel()
 
     @property
     def cancelled(self) -> bool:
@@ -207,14 +214,27 @@ class LiveCall:
     # --- the log, from any thread
 
     def on_loop(self, function: Callable[[], T]) -> T:
-        """Runs `function` on the run's event loop, at once or, from a tool's thread, in order."""
+        """Runs `function` on the run's event loop, at once or, from a tool's thread, in order.
+
+        A thread never waits for longer than the call lives: the end of the call answers it with `ToolEnded`.
+        """
         run = self._live.run
         if threading.get_ident() == run.thread:
             return function()
+        answer: Future[T] = Future()
+        with self._lock:
+            self._check_open()
+            self._asked.add(answer)
         try:
-            return anyio.from_thread.run_sync(function, token=run.token)
-        except anyio.RunFinishedError:
-            raise ToolEnded("this tool's run is over; its event loop has been closed") from None
+            run.post(lambda: _fulfil(answer, function))
+        except RuntimeError:  # the loop is closed
+            raise ToolEnded(_TOO_LATE) from None
+        try:
+            return answer.result()
+        except CancelledError:
+            raise ToolEnded(_TOO_LATE) from None
+        finally:
+            self._asked.discard(answer)
 
     def append_patch(self, draft: Draft[Any], opened_at: int) -> None:
         """Renders a draft against the document as it is now, and appends the patch."""
@@ -226,7 +246,7 @@ class LiveCall:
             for patch in chunk.patches
         ]
         rendered = draft.render(owner.state, others)
-        if rendered.patches:
+        if rendered.patches or rendered.conflicts:
             patch = c.StatePatch(
                 node.agent_id,
                 node.agent_type,
@@ -252,7 +272,7 @@ class LiveCall:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ToolEnded(f"the call {self._call_id!r} has ended; its tool cannot write to the run any more")
+            raise ToolEnded(_TOO_LATE)
 
     def _owner(self) -> AgentNode:
         return self._live.run.tree.agents[self._live.node.state_id]
@@ -337,3 +357,11 @@ class LiveChild:
 
 def _begins(chunk: c.Chunk) -> bool:
     return isinstance(chunk, c.RunStart)
+
+
+def _fulfil(answer: Future[T], function: Callable[[], T]) -> None:
+    if answer.set_running_or_notify_cancel():
+        try:
+            answer.set_result(function())
+        except Exception as error:
+            answer.set_exception(error)

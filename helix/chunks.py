@@ -226,6 +226,10 @@ class RunStart(ChunkBase):
     agent_hash: OptStr = None
     state_id: OptStr = None
     """The agent whose document this one works on, when it is not its own (`share_state`)."""
+    limits: Annotated[dict[str, Any] | None, Field(exclude_if=_absent)] = None
+    """The bounds that were set for this agent and its subtree, by name."""
+    key: OptStr = None
+    """The `key=` of `ctx.run_agent`, by which a body that runs again finds this child."""
     type: Literal["run_start"] = field(default="run_start", kw_only=True)
 
 

@@ -7,7 +7,7 @@ appends these in one go. The same code ends a call, a cancelled branch, a run ou
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from helix import chunks as c
 from helix.fold import AgentNode, CallNode
@@ -29,7 +29,7 @@ def end_call(
     truncated: bool = False,
 ) -> Iterator[c.Chunk]:
     """Answers a call: ends the children that it left open, then the call."""
-    yield from _end_children(log, call)
+    yield from _end_children(log, node, call)
     yield _tool_end(node, call, result, error=error, code=code, truncated=truncated)
 
 
@@ -75,7 +75,7 @@ def _end_agent(
     """Yields the chunks; returns what the cut steps of the subtree add to its usage."""
     below = Usage()
     for call in node.open_calls:
-        below += yield from _end_children(log, call)
+        below += yield from _end_children(log, node, call)
         yield _tool_end(node, call, None, error="the run ended before this call was answered", code="cancelled")
     own = Usage(requests=1) if node.step_open is not None else Usage()
     if node.step_open is not None:
@@ -85,29 +85,47 @@ def _end_agent(
     end = _run_end(log, node, status, error, code, own, own + below)
     yield end
     if node.parent is not None:
-        yield _subagent_end(node, node.parent, end)
+        yield _subagent_end(node.parent, node, status, end.tree_usage, error)
     return own + below
 
 
-def _end_children(log: RunLog, call: CallNode) -> Generator[c.Chunk, None, Usage]:
+def _end_children(log: RunLog, node: AgentNode, call: CallNode) -> Generator[c.Chunk, None, Usage]:
     added = Usage()
-    for child in log.tree.child_of(call):
-        if not child.ended:
+    for child_id in call.children:
+        child = log.tree.agents.get(child_id)
+        if child is None:
+            yield from _never_begun(node, call, child_id)
+        elif not child.ended:
             added += yield from _end_agent(log, child, "cancelled", error=None, code=None)
+        elif child_id not in call.reported:
+            yield _subagent_end(node, child, child.status, child.tree_usage, child.error)
     return added
 
 
-def _subagent_end(node: AgentNode, parent: AgentNode, end: c.RunEnd) -> c.SubagentEnd:
+def _never_begun(node: AgentNode, call: CallNode, child_id: str) -> Iterator[c.Chunk]:
+    """A child that was announced when the process stopped."""
+    name = child_id.rpartition(".")[2].rpartition("-")[0]
+    ids = (child_id, name)
+    yield c.RunStart(*ids, [], node.model, None, session_id=node.session_id, parent_id=node.agent_id)
+    yield c.RunEnd(*ids, "cancelled", Usage(), Usage(), 0, 0, session_id=node.session_id)
+    ended = (name, child_id, call.tool_call_id, None, "cancelled", Usage())
+    yield c.SubagentEnd(node.agent_id, node.agent_type, *ended, error="cancelled")
+
+
+def _subagent_end(
+    parent: AgentNode, node: AgentNode, status: str, tree_usage: Usage, error: str | None
+) -> c.SubagentEnd:
+    completed = status == "completed"
     return c.SubagentEnd(
         parent.agent_id,
         parent.agent_type,
         node.agent_type,
         node.agent_id,
         node.call_id or "",
-        node.result if end.status == "completed" else None,
-        end.status,
-        end.tree_usage,
-        error=end.error or (end.status if end.status != "completed" else None),
+        node.result if completed else None,
+        cast(c.RunStatus, status),
+        tree_usage,
+        error=None if completed else error or status,
     )
 
 

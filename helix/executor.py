@@ -30,7 +30,7 @@ from helix.fold import RunTree, fold
 from helix.limits import Limits
 from helix.live import LiveAgent, Run, result_of
 from helix.log import LogReader, MemoryStore, RunLog
-from helix.loop import child_options, run_agent
+from helix.loop import run_agent
 from helix.messages import Message, UserMessage
 from helix.model import Model
 from helix.models import resolve_model
@@ -124,7 +124,7 @@ class RunHandle(Generic[OutputT, StateT]):
         elif self._run is not None:
             self._run.cancel(target)
         while not self._log.tree.agents[target].ended:
-            await self._log.wait(self._log.tree.sequence)
+            await self._log.news()
         if target == self.run_id:
             await self._rest()
 
@@ -326,9 +326,8 @@ class Executor:
         if earlier and not earlier[-1].tree.at_rest:
             raise SessionBusy(f"session {session_id!r} has a live run, {earlier[-1].run_id}; wait for it or cancel it")
         before = earlier[-1].tree if earlier else None
-        options = child_options((limits or Limits()).over(agent.limits or Limits())) or {}
-        if metadata is not None:
-            options["metadata"] = c.to_json_value(dict(metadata), where="metadata")
+        bounds = (limits or Limits()).over(agent.limits or Limits())
+        options = {} if metadata is None else {"metadata": c.to_json_value(dict(metadata), where="metadata")}
         start = c.RunStart(
             run_id,
             agent.name,
@@ -339,9 +338,11 @@ class Executor:
             protocol=c.PROTOCOL,
             options=options,
             history=list(before.root.messages) if before else None,
+            limits=bounds.given() or None,
         )
-        log = self._store.create(run_id, session_id)
+        log = RunLog(run_id)
         log.append(start)
+        self._store.add(log)
         return log
 
     def _check_entered(self) -> TaskGroup:
@@ -446,7 +447,7 @@ def _is_message(item: Any) -> bool:
 
 def _initial_state(agent: Agent[Any, Any, Any], state: Any, before: RunTree | None) -> Any:
     if state is None and before is not None and before.root.agent_type == agent.name:
-        return before.document(before.root_id)
+        return c.to_json_value(before.document(before.root_id))
     return agent.state_schema.initial(state)
 
 

@@ -36,6 +36,8 @@ class CallNode:
     error_code: str | None = None
     children: list[str] = field(default_factory=list[str])
     """The ids of the agents that this call started, in order."""
+    reported: set[str] = field(default_factory=set[str])
+    """Those of them whose `subagent_end` is written."""
 
     @property
     def content(self) -> str:
@@ -226,14 +228,14 @@ def _run_start(tree: RunTree, chunk: c.RunStart) -> None:
     parent = tree.agent(chunk.parent_id) if chunk.parent_id else None
     if parent is None:
         tree.root_id, tree.status, tree.options = chunk.agent_id, "running", chunk.options or {}
-    bounds = Limits(**(chunk.options or {}).get("limits", {}))
+    bounds = Limits(**(chunk.limits or {}))
     call = _call_that_started(chunk.agent_id, parent)
     tree.agents[chunk.agent_id] = AgentNode(
         agent_id=chunk.agent_id,
         agent_type=chunk.agent_type,
         parent=parent,
         call_id=call and call.tool_call_id,
-        key=(chunk.options or {}).get("key"),
+        key=chunk.key,
         depth=0 if parent is None else parent.depth + 1,
         model=chunk.model,
         input=chunk.input,
@@ -339,6 +341,10 @@ def _subagent_start(tree: RunTree, chunk: c.SubagentStart) -> None:
         _owe(node, 1)
 
 
+def _subagent_end(tree: RunTree, chunk: c.SubagentEnd) -> None:
+    _call(tree, chunk.agent_id, chunk.call_id).reported.add(chunk.sub_agent_run_id)
+
+
 def _message(tree: RunTree, chunk: c.MessageChunk) -> None:
     node = tree.agent(chunk.agent_id)
     node.inbox.append(chunk.message)
@@ -393,6 +399,7 @@ _HANDLERS: dict[type[Any], _Handler] = {
     c.ToolStart: _tool_start,
     c.ToolEnd: _tool_end,
     c.SubagentStart: _subagent_start,
+    c.SubagentEnd: _subagent_end,
     c.MessageChunk: _message,
     c.StatePatch: _state_patch,
     c.ErrorChunk: _error,

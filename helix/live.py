@@ -5,13 +5,14 @@ Floor 3: above `agent` and `log`. One `Run` a tree, one `LiveAgent` for each age
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from anyio.lowlevel import EventLoopToken, current_token
+from anyio.lowlevel import current_token
 
 from helix.agent import Agent
 from helix.fold import AgentNode, RunTree
@@ -33,6 +34,7 @@ class Run:
         opened: gives the tools of an opened toolset.
         scopes: the cancel scope of each agent at work.
         cancelled: the agents whom a caller has cancelled.
+        post: has a function called on the run's event loop, soon and in order; for other threads than `thread`.
         stop: set once nobody shall begin another step; the run parks.
     """
 
@@ -44,7 +46,7 @@ class Run:
     scopes: dict[str, anyio.CancelScope] = field(default_factory=dict[str, anyio.CancelScope])
     cancelled: set[str] = field(default_factory=set[str])
     stop: anyio.Event = field(default_factory=anyio.Event)
-    token: EventLoopToken = field(default_factory=current_token)
+    post: Callable[[Callable[[], Any]], Any] = field(default_factory=lambda: _poster())
     thread: int = field(default_factory=threading.get_ident)
     _released: anyio.Event | None = None
 
@@ -111,3 +113,9 @@ def result_of(agent: Agent[Any, Any, Any], tree: RunTree, agent_id: str) -> RunR
     if node.status == "completed" and agent.output_schema.structured:
         output = agent.output_schema.validate(node.output)
     return RunResult(tree, agent_id, output=output, state=agent.state_schema.load(tree.document(agent_id)))
+
+
+def _poster() -> Callable[[Callable[[], Any]], Any]:
+    """anyio has no way to hand work to a loop without waiting for it; both of its backends have one of their own."""
+    loop: Any = current_token().native_token
+    return loop.call_soon_threadsafe if isinstance(loop, asyncio.AbstractEventLoop) else loop.run_sync_soon

@@ -15,7 +15,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from helix.chunks import Chunk, OutputDelta, StreamEnd, TextDelta, Thinking, ToolInputDelta, ToolOutputDelta
-from helix.errors import InvalidChunk, UnknownRun
+from helix.errors import InvalidChunk, UnknownRun, UsageError
 from helix.fold import RunTree, fold
 
 _DELTAS = (TextDelta, OutputDelta, ToolInputDelta, ToolOutputDelta)
@@ -73,12 +73,11 @@ class RunLog:
             self._news.set()
             self._news = None
 
-    async def wait(self, after: int) -> None:
-        """Returns once there is a chunk with a number above `after`."""
-        while len(self.chunks) <= after:
-            if self._news is None:
-                self._news = anyio.Event()
-            await self._news.wait()
+    async def news(self) -> None:
+        """Returns after the next append; look first whether what you wait for is already there."""
+        if self._news is None:
+            self._news = anyio.Event()
+        await self._news.wait()
 
     def read(
         self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: bool = False
@@ -139,7 +138,7 @@ class LogReader:
                 if self._control:
                     return
                 break
-            await self._log.wait(self._position)
+            await self._log.news()
         raise StopAsyncIteration
 
     def _take(self) -> Chunk:
@@ -202,18 +201,19 @@ class MemoryStore:
         self._logs: dict[str, RunLog] = {}
         self._sessions: dict[str, list[str]] = {}
 
-    def create(self, run_id: str, session_id: str | None = None) -> RunLog:
-        """A new, empty log.
+    def add(self, log: RunLog) -> None:
+        """Takes in a log: a new run's, or one that was saved and read again.
 
         Raises:
-            InvalidChunk: there is a run of that id already.
+            UsageError: it is empty, or there is a run of that id already.
         """
-        if run_id in self._logs:
-            raise InvalidChunk(f"there is already a run {run_id!r} in this store")
-        log = self._logs[run_id] = RunLog(run_id)
+        if log.run_id in self._logs or not log.chunks:
+            problem = "is empty" if not log.chunks else "is in this store already"
+            raise UsageError(f"run {log.run_id!r} {problem}")
+        self._logs[log.run_id] = log
+        session_id = log.tree.root.session_id
         if session_id is not None:
-            self._sessions.setdefault(session_id, []).append(run_id)
-        return log
+            self._sessions.setdefault(session_id, []).append(log.run_id)
 
     def get(self, run_id: str) -> RunLog:
         """The log of that run.

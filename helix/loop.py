@@ -216,8 +216,8 @@ def _judge_call(live: LiveAgent, call: CallNode) -> None:
     except ValueError as error:
         log.append(*end_call(log, node, call, error=str(error), code="output_invalid"))
         return
-    ending = list(end_call(log, node, call, "This is the final result."))
-    log.append(*ending, *(() if node.has_output else (c.Output(node.agent_id, node.agent_type, output),)))
+    first = () if node.has_output else (c.Output(node.agent_id, node.agent_type, output),)
+    log.append(*first, *end_call(log, node, call, "This is the final result."))
 
 
 def _finish_early(live: LiveAgent) -> None:
@@ -261,16 +261,18 @@ async def _delegate(live: LiveAgent, call: CallNode, tool: AgentTool) -> bool:
 
 
 def _begin_or_go_on(live: LiveAgent, call: CallNode, tool: AgentTool) -> LiveAgent:
-    if call.children:
-        return DELEGATE.again(live, call.children[-1], tool.agent, parkable=live.parkable)
+    begun = live.run.tree.child_of(call)
+    if begun:
+        return DELEGATE.again(live, begun[-1].agent_id, tool.agent, parkable=live.parkable)
     arguments = cast(dict[str, Any], call.arguments)
     node = live.node
+    start = c.ToolStart(node.agent_id, node.agent_type, call.tool_call_id, call.tool_name, arguments)
     return DELEGATE.start(
         live,
         call.tool_call_id,
         tool.agent,
         tool.message(arguments),
-        before=(c.ToolStart(node.agent_id, node.agent_type, call.tool_call_id, call.tool_name, arguments),),
+        before=() if call.attempt else (start,),
         share_state=tool.share_state,
         limits=tool.limits,
         parkable=live.parkable,
@@ -313,11 +315,14 @@ class _Delegate:
             definition.name,
             [UserMessage(prompt)],
             model.name,
-            live.run.tree.document(node.agent_id) if share_state else definition.state_schema.initial(None),
+            c.to_json_value(live.run.tree.document(node.agent_id))
+            if share_state
+            else definition.state_schema.initial(None),
             session_id=node.session_id,
             parent_id=node.agent_id,
-            options=child_options(bounds, key),
             state_id=node.state_id if share_state else None,
+            limits=bounds.given() or None,
+            key=key,
         )
         announced = c.SubagentStart(node.agent_id, node.agent_type, definition.name, child_id, call_id)
         live.run.log.append(*before, announced, start)
@@ -335,17 +340,6 @@ class _Delegate:
 
 
 DELEGATE = _Delegate()
-
-
-def child_options(bounds: Limits, key: str | None = None) -> dict[str, Any] | None:
-    """What a `run_start` records of an agent's own bounds, so that decisions can be made from the log alone."""
-    limits = bounds.given()
-    options: dict[str, Any] = {}
-    if limits:
-        options["limits"] = limits
-    if key is not None:
-        options["key"] = key
-    return options or None
 
 
 def _model_of(live: LiveAgent, agent: Agent[Any, Any, Any]) -> Any:

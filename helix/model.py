@@ -10,11 +10,23 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, overload
 
 from helix.chunks import FinishReason
+from helix.errors import ModelError
 from helix.limits import Usage
 from helix.messages import Message, UserMessage
 
 real_requests_allowed = True
-"""False while `helix.testing.no_real_models` is on; adapters look here before they make a request."""
+"""False while `helix.testing.no_real_models` is on."""
+
+
+def check_real_requests(model: str) -> None:
+    """Every adapter calls this before it makes a request.
+
+    Raises:
+        ModelError: `helix.testing.no_real_models` forbids it.
+    """
+    if not real_requests_allowed:
+        text = f"a test that allows no real models asked {model}; give the run model=ScriptedModel(…)"
+        raise ModelError("internal", text)
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -117,6 +129,11 @@ class History(Sequence[Message]):
 
     def __iter__(self) -> Iterator[Message]:
         return iter(self._messages)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, History) and self._messages == other._messages
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] - a list has none either
 
     def __repr__(self) -> str:
         return f"History({self._messages!r})"

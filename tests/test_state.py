@@ -256,6 +256,66 @@ def test_a_draft_reads_like_the_declared_types() -> None:
             assert name == "a"
 
 
+CONTAINER_CALLS: dict[str, Callable[[Any], Any]] = {
+    "dict or": lambda s: s.scores | {"z": 3},
+    "or dict": lambda s: {"z": 3} | s.scores,
+    "dict ior": lambda s: s.scores.__ior__({"z": 3}) and None,
+    "dict.copy": lambda s: s.scores.copy(),
+    "dict.popitem": lambda s: s.scores.popitem(),
+    "dict.pop of nothing": lambda s: s.scores.pop("nothing"),
+    "dict of another key": lambda s: 3 in s.scores,
+    "dict get of another key": lambda s: s.scores[3],
+    "groups.setdefault": lambda s: s.groups.setdefault("g", [1]),
+    "list radd": lambda s: ["z"] + s.notes,  # noqa: RUF005 - this is what is tested
+    "list mul": lambda s: (s.notes * 2, 2 * s.notes),
+    "list imul": lambda s: s.notes.__imul__(2) and None,
+    "list imul nothing": lambda s: s.notes.__imul__(0) and None,
+    "list iadd itself": lambda s: s.notes.__iadd__(s.notes) and None,
+    "list slice of another size": lambda s: s.notes.__setitem__(slice(None, None, 2), ["z"]),
+    "set.clear": lambda s: s.labels.clear(),
+    "set.copy": lambda s: s.labels.copy(),
+    "set.remove of nothing": lambda s: s.labels.remove("nothing"),
+    "set.remove": lambda s: s.labels.remove("x"),
+    "set isub": lambda s: s.labels.__isub__({"x"}) and None,
+    "set iand": lambda s: s.labels.__iand__({"x"}) and None,
+    "set.union": lambda s: s.labels.union(["z"], s.notes),
+    "set.intersection": lambda s: s.labels.intersection(["x"]),
+    "set.difference": lambda s: s.labels.difference(["x"]),
+    "set.symmetric_difference": lambda s: s.labels.symmetric_difference(["x", "z"]),
+    "set.issubset": lambda s: (s.labels.issubset(["x", "y", "z"]), s.labels.issubset(["x"])),
+    "set.issuperset": lambda s: (s.labels.issuperset(["x"]), s.labels.issuperset(["z"])),
+}
+
+
+@pytest.mark.parametrize("call", CONTAINER_CALLS.values(), ids=CONTAINER_CALLS)
+def test_a_container_of_a_draft_does_what_the_builtin_one_does(call: Callable[[Any], Any]) -> None:
+    def outcome(state: Any) -> Any:
+        try:
+            return call(state)
+        except (KeyError, ValueError) as error:
+            return type(error)
+
+    board = Board(notes=["a", "b", "c"], scores={"k": 1, "l": 2}, labels={"x", "y"})
+    document, plain = BOARD.initial(board), board.model_copy(deep=True)
+    draft = Draft(BOARD, document)
+
+    assert outcome(draft.proxy) == outcome(plain)
+    assert draft.proxy == plain
+    assert BOARD.load(apply_patches(document, draft.render(document).patches)) == plain
+
+
+def test_the_keys_of_a_dict_are_checked_against_their_type() -> None:
+    class Keyed(BaseModel):
+        by_id: dict[int, str] = {}
+        by_name: dict[str, int] = {}
+
+    state: Any = Draft(StateSchema(Keyed), {"by_id": {}, "by_name": {}}).proxy
+    with pytest.raises(StateError, match="/by_id: the key 'x': Input should be a valid integer"):
+        state.by_id["x"] = "a"
+    with pytest.raises(StateError, match="/by_name: the key 3 is not a text"):
+        state.by_name[3] = 1
+
+
 def test_copies_are_plain_and_detached() -> None:
     document = BOARD.initial(Board(items=[Item(name="a")]))
     draft = Draft(BOARD, document)
@@ -391,6 +451,34 @@ def test_constraints_and_field_validators_hold_and_bounds_are_kept_when_drafts_m
     room.commit(first)
     assert room.commit(second).conflicts == ["/word", "/few"]
     assert schema.load(room.document) == Bounded(few=[1, 2], word="word")
+
+
+def test_bounds_of_sets_and_dicts_are_kept_when_drafts_meet() -> None:
+    class Bounded(BaseModel):
+        labels: Annotated[set[str], Field(max_length=1)] = set()
+        scores: Annotated[dict[str, int], Field(max_length=1)] = {}
+
+    schema = StateSchema(Bounded)
+    room = Room(schema, None)
+    first, second = room.open(), room.open()
+    for name, draft in (("a", first), ("b", second)):
+        draft.proxy.labels.add(name)
+        draft.proxy.scores[name] = 1
+        with pytest.raises(StateError, match="/labels: expected at most 1 items, not 2"):
+            draft.proxy.labels.add("c")
+        with pytest.raises(StateError, match="/scores: expected at most 1 items, not 2"):
+            draft.proxy.scores["c"] = 1
+    room.commit(first)
+    assert room.commit(second).conflicts == ["/labels", "/scores/b"]
+    assert schema.load(room.document) == Bounded(labels={"a"}, scores={"a": 1})
+
+
+def test_a_draft_over_a_document_that_is_no_object_any_more_writes_it_whole() -> None:
+    draft = Draft(BOARD, BOARD.initial())
+    assert draft.render(None).patches == []
+    draft.proxy.count = 3
+    (patch,) = draft.render(None, [{"op": "replace", "path": "", "value": None}]).patches
+    assert (patch["op"], patch["path"], patch["value"]["count"]) == ("replace", "", 3)
 
 
 def test_values_come_out_as_their_declared_types() -> None:

@@ -24,7 +24,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, AsyncStream
 from pydantic_core import to_json
 
 from helix.errors import MissingKey, ModelError
-from helix.model import Emit, ModelReply, ModelRequest, ModelSettings, ToolDefinition
+from helix.model import Emit, ModelReply, ModelRequest, ModelSettings, ToolDefinition, check_real_requests
 from helix.models._chat import ChatDecoder, encode_message, encode_tools, response_format, settings_fields
 from helix.models._errors import from_status, scrub, secrets_in
 
@@ -116,6 +116,7 @@ class OpenAIChatModel:
         Raises:
             ModelError: the call failed; `usage` holds what the provider had told by then.
         """
+        check_real_requests(self.name)
         decoder = ChatDecoder(emit)
         timeout = request.settings.timeout
         async with self:

@@ -1,0 +1,175 @@
+"""`helix demo`: three levels of agents at work, without a network.
+
+Floor 7: above everything. The models are scripted; all that they set in motion is real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from helix import api
+from helix.agent import Agent
+from helix.cli.console import Console
+from helix.cli.narrate import Narrator
+from helix.errors import ModelError
+from helix.fold import RunTree
+from helix.messages import UserMessage
+from helix.model import ModelRequest
+from helix.results import RunResult
+from helix.testing.models import Call, ScriptedModel, Turn
+from helix.tools import ToolContext, tool
+
+PACE = 0.09
+QUESTION = "A queue or a log: which one should carry the words of our agents?"
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "demo",
+        help="watch a small tree of agents, offline",
+        description="Three levels of agents with scripted models: parallel researchers, state, progress, a failure "
+        "that is recovered from, structured output. Progress on standard error, the answer on standard output.",
+    )
+    parser.add_argument("--fast", action="store_true", help="without pauses")
+    parser.set_defaults(command=demo)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Runs the command and gives its exit code."""
+    out, err = Console(sys.stdout), Console(sys.stderr)
+    result = anyio.run(_watch, err, 0.0 if options.fast else PACE)
+    err.line("")
+    for line in totals(result):
+        err.line(line)
+    out.write(to_json(result.output, indent=2) + b"\n")
+    return 0
+
+
+async def _watch(err: Console, pace: float) -> RunResult[Any, Any]:
+    narrator = Narrator(err.line, words=True)
+    async with api.stream(boss, QUESTION, deps=pace, model=scripted(pace)) as run:
+        async for chunk in run:
+            narrator.take(chunk)
+        return await run.result()
+
+
+# --- the agents
+
+
+class Notes(BaseModel):
+    """What a researcher keeps."""
+
+    searches: int = 0
+    sources: list[str] = []
+
+
+class Verdict(BaseModel):
+    """What the boss decides."""
+
+    choice: str
+    because: list[str]
+
+
+@tool
+async def search(ctx: ToolContext[Notes, float], query: str) -> list[str]:
+    """Search the archive."""
+    hits: list[str] = []
+    for number in range(1, 4):
+        await anyio.sleep(ctx.deps * 3)
+        hits.append(f"{query}/{number}")
+        ctx.emit("progress", {"shelf": number, "of": 3})
+    with ctx.update_state() as notes:
+        notes.searches += 1
+        notes.sources.extend(hits)
+    ctx.write(f"{len(hits)} hits for {query!r}\n")
+    return hits
+
+
+reader: Agent[str, None, float] = Agent("reader", description="Reads one page.", deps_type=float)
+researcher: Agent[str, Notes, float] = Agent(
+    "researcher",
+    description="Finds out about one thing.",
+    state_type=Notes,
+    deps_type=float,
+    tools=[search],
+    sub_agents=[reader],
+)
+boss: Agent[Verdict, None, float] = Agent(
+    "boss", instructions="Decide.", output_type=Verdict, deps_type=float, sub_agents=[researcher]
+)
+
+
+# --- what their models say
+
+
+def scripted(pace: float) -> ScriptedModel:
+    """The models of all of them; `pace` is the time between two pieces, in seconds."""
+    return ScriptedModel(
+        {
+            "boss": [
+                Turn(
+                    thinking="Two candidates; one researcher each, at the same time.",
+                    text="I send out two researchers.",
+                    calls=[Call("researcher", input="queue"), Call("researcher", input="log")],
+                ),
+                Turn(
+                    output=Verdict(
+                        choice="log", because=["many readers, each with a past", "a reader that left can come back"]
+                    ).model_dump(),
+                    input_tokens=96,
+                    output_tokens=31,
+                ),
+            ],
+            "researcher-1": [
+                Turn(text="First the archive.", calls=[Call("search", query="queue")], input_tokens=24),
+                Turn(text="One page looks useful.", calls=[Call("reader", input="queue/2")], input_tokens=41),
+                Turn(text="A queue has one reader and no past.", input_tokens=58, output_tokens=12),
+            ],
+            "researcher-2": [
+                Turn(text="I look at the shelves.", calls=[Call("search", query="log")], input_tokens=24),
+                Turn(text="The first page will do.", calls=[Call("reader", input="log/1")], input_tokens=41),
+                Turn(text="That page is gone; the next one.", calls=[Call("reader", input="log/2")], input_tokens=55),
+                Turn(text="A log is read by many, from wherever they are.", input_tokens=72, output_tokens=13),
+            ],
+            "reader": _read,
+        },
+        pace=pace,
+    )
+
+
+def _read(request: ModelRequest) -> Turn:
+    asked = request.messages[0]
+    assert isinstance(asked, UserMessage)
+    if asked.content == "log/1":
+        return Turn(text="Opening the page", fail=ModelError("model_unavailable", "the page's host does not answer"))
+    return Turn(text=f"Page {asked.content} says what one expects\nand a little more.", input_tokens=30)
+
+
+# --- what it came to
+
+
+def totals(result: RunResult[Any, Any]) -> Iterator[str]:
+    """The tree of agents, each with what it used itself and what its branch used."""
+    tree, own = result.tree, result.usage_by_agent
+    yield f"{'agent':<28}{'status':<11}{'own tokens':>11}{'branch tokens':>15}{'requests':>10}"
+    for agent_id, depth in _walk(tree, tree.root_id, 0):
+        node = tree.agents[agent_id]
+        name = "  " * depth + (agent_id.rpartition(".")[2] if depth else node.agent_type)
+        branch = node.tree_usage
+        yield (
+            f"{name:<28}{node.status:<11}{own[agent_id].total_tokens:>11}{branch.total_tokens:>15}{branch.requests:>10}"
+        )
+
+
+def _walk(tree: RunTree, agent_id: str, depth: int) -> Iterator[tuple[str, int]]:
+    yield agent_id, depth
+    for child in tree.agents[agent_id].children:
+        yield from _walk(tree, child, depth + 1)

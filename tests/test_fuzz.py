@@ -1,0 +1,82 @@
+"""Random trees: whatever happens in them, the log holds the grammar, and the fold of it is the live run."""
+
+from __future__ import annotations
+
+import random
+
+import anyio
+import pytest
+
+from helix import Executor, chunk_to_json, parse_chunk
+from helix.log import MemoryStore, RunLog
+from tests.random_trees import Outcome, check, drive, make_model
+
+SEEDS = 250
+FULL_SEEDS = 4000
+
+
+def run_seed(seed: int, backend: str, watch: bool) -> Outcome:
+    async def main() -> Outcome:
+        with anyio.fail_after(5):
+            return await drive(seed, watch)
+
+    return anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_seeded_few_hundred_random_trees(backend: str) -> None:
+    for seed in range(SEEDS):
+        try:
+            run_seed(seed, backend, watch=seed % 10 == 0)
+        except BaseException as error:
+            error.add_note(f"seed {seed} on {backend}")
+            raise
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_thousands_of_random_trees(backend: str) -> None:
+    for seed in range(SEEDS, FULL_SEEDS):
+        try:
+            run_seed(seed, backend, watch=seed % 25 == 0)
+        except BaseException as error:
+            error.add_note(f"seed {seed} on {backend}")
+            raise
+
+
+async def go_on_from(outcome: Outcome, length: int) -> None:
+    """Another process has only the first `length` chunks, as JSON; it resumes the run and brings it to an end."""
+    chunks = [parse_chunk(chunk_to_json(chunk)) for chunk in outcome.log.chunks[:length]]
+    log = RunLog(outcome.log.run_id, chunks)  # type: ignore[arg-type]
+    if log.tree.ended:
+        return
+    store = MemoryStore()
+    store.add(log)
+    model = make_model(outcome.world.seed, outcome.root)
+    async with Executor(store=store, agents=[outcome.root], deps=outcome.world) as executor:
+        handle = await executor.resume(outcome.log.run_id, model=model)
+        await handle.result()
+    assert log.tree.ended
+    check(log)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_run_goes_on_from_every_prefix_of_its_log(backend: str) -> None:
+    for seed in range(3000, 3012):
+        outcome = run_seed(seed, backend, watch=False)
+        before = dict(outcome.world.bodies)
+
+        async def main(outcome: Outcome = outcome, before: dict[tuple[str, str], int] = before) -> None:
+            lengths = range(1, len(outcome.log.chunks))
+            for length in random.Random(seed).sample(lengths, min(40, len(lengths))):
+                outcome.world.bodies.clear()
+                started = {
+                    (chunk.agent_id, chunk.tool_call_id)
+                    for chunk in outcome.log.chunks[:length]
+                    if chunk.type == "tool_start"
+                }
+                with anyio.fail_after(5):
+                    await go_on_from(outcome, length)
+                assert not started & set(outcome.world.bodies), "an unsafe body ran twice"
+
+        anyio.run(main, backend=backend)
