@@ -63,7 +63,7 @@ class RunStream(Generic[OutputT, StateT]):
             await self.handle.cancel()
         await self._executor.__aexit__(kind, error, traceback)
 
-    def __aiter__(self) -> LogReader:
+    def __aiter__(self) -> LogReader[Chunk]:
         return self._reader
 
     async def __anext__(self) -> Chunk:
@@ -349,7 +349,7 @@ class SessionStream(Generic[OutputT, StateT]):
 
     def __init__(self, execute: Callable[[], Coroutine[Any, Any, RunHandle[OutputT, StateT]]]) -> None:
         self._execute = execute
-        self._reader: LogReader | None = None
+        self._reader: LogReader[Chunk] | None = None
 
     def __aiter__(self) -> Self:
         return self

@@ -196,7 +196,7 @@ class LiveCall:
         """What a child has come to."""
         return self._delegate.result(child)
 
-    def read_child(self, child: LiveAgent) -> LogReader:
+    def read_child(self, child: LiveAgent) -> LogReader[c.Chunk]:
         """The log from the child's first chunk on."""
         log = self._live.run.log
         first = next(chunk for chunk in reversed(log.chunks) if chunk.agent_id == child.agent_id and _begins(chunk))

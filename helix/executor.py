@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Self, cast
+from typing import Any, Generic, Literal, Self, cast, overload
 
 import anyio
 from anyio.abc import TaskGroup
@@ -76,9 +76,17 @@ class RunHandle(Generic[OutputT, StateT]):
         """`running`, or as in the last `run_end` or `run_pause`."""
         return self._log.tree.status
 
+    @overload
+    def stream(
+        self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: Literal[False] = False
+    ) -> LogReader[c.Chunk]: ...
+    @overload
+    def stream(
+        self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: bool
+    ) -> LogReader[c.Chunk | c.Control]: ...
     def stream(
         self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: bool = False
-    ) -> LogReader:
+    ) -> LogReader[Any]:
         """The chunks above `from_offset`, in order: what is there at once, then live, until the run rests.
 
         Any number of readers may read at any time, also after the end. Leaving one detaches it; the run goes on.

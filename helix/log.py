@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Generic, Literal, Self, TypeVar, cast, overload
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from helix.chunks import Chunk, OutputDelta, StreamEnd, TextDelta, Thinking, ToolInputDelta, ToolOutputDelta
+from helix.chunks import Chunk, Control, OutputDelta, StreamEnd, TextDelta, Thinking, ToolInputDelta, ToolOutputDelta
 from helix.errors import InvalidChunk, UnknownRun, UsageError
 from helix.fold import RunTree, fold
+
+ItemT = TypeVar("ItemT")
 
 _DELTAS = (TextDelta, OutputDelta, ToolInputDelta, ToolOutputDelta)
 _PIECES_BETWEEN_CHECKPOINTS = 256
@@ -79,16 +81,24 @@ class RunLog:
             self._news = anyio.Event()
         await self._news.wait()
 
+    @overload
+    def read(
+        self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: Literal[False] = False
+    ) -> LogReader[Chunk]: ...
+    @overload
+    def read(
+        self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: bool
+    ) -> LogReader[Chunk | Control]: ...
     def read(
         self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: bool = False
-    ) -> LogReader:
+    ) -> LogReader[Any]:
         """A cursor that yields the chunks above `from_offset`; see `RunHandle.stream`."""
         if from_offset < 0:
             raise ValueError(f"from_offset must be 0 or more, not {from_offset}")
         return LogReader(self, from_offset, follow=follow, coalesce=coalesce, control=control)
 
 
-class LogReader:
+class LogReader(Generic[ItemT]):
     """An async iterator over a log, from an offset, live. Leaving it costs and closes nothing.
 
     It ends once it has delivered the root's `run_end`, or a `run_pause` with nothing behind it (unless it follows).
@@ -102,10 +112,10 @@ class LogReader:
         self._control = control
         self._closed = False
 
-    def __aiter__(self) -> LogReader:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Chunk:
+    async def __anext__(self) -> ItemT:
         if not self._closed and self._position < len(self._log.chunks):
             if self._position % _PIECES_BETWEEN_CHECKPOINTS == 0:
                 await checkpoint()
@@ -113,13 +123,13 @@ class LogReader:
         await self._arrival()
         return self._take()
 
-    async def next_batch(self) -> list[Chunk]:
+    async def next_batch(self) -> list[ItemT]:
         """All that is there, at least one chunk; empty once the stream has ended."""
         try:
             await self._arrival()
         except StopAsyncIteration:
             return []
-        batch: list[Chunk] = []
+        batch: list[ItemT] = []
         while self._position < len(self._log.chunks):
             batch.append(self._take())
         return batch or [self._take()]
@@ -141,14 +151,14 @@ class LogReader:
             await self._log.news()
         raise StopAsyncIteration
 
-    def _take(self) -> Chunk:
+    def _take(self) -> ItemT:
         chunks = self._log.chunks
         if self._position >= len(chunks):
             self._closed = True
-            return cast(Chunk, self._stream_end())  # asked for with control=True, where the declared type has it
+            return cast(ItemT, self._stream_end())
         chunk = chunks[self._position]
         self._position += 1
-        return self._merged(chunk) if self._coalesce else chunk
+        return cast(ItemT, self._merged(chunk) if self._coalesce else chunk)
 
     def _merged(self, chunk: Chunk) -> Chunk:
         """`chunk` and the deltas right behind it that continue it, as one; numbered as the last of them."""

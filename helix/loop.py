@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from helix import chunks as c
 from helix.agent import OUTPUT_TOOL, Agent, AgentTool
@@ -77,6 +78,7 @@ def _deadline(live: LiveAgent) -> float:
 async def _turns(live: LiveAgent) -> bool:
     run = live.run
     while True:
+        await checkpoint_if_cancelled()
         action = decide(live.node, live.agent, stopping=live.stopping)
         match action:
             case Answer(calls):

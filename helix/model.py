@@ -5,8 +5,9 @@ Floor 2: above `messages`; `steps` calls a model through this, `models/` and `te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from typing import Any, Literal, Protocol, overload
 
 from helix.chunks import FinishReason
@@ -85,58 +86,72 @@ class OutputDefinition:
 class History(Sequence[Message]):
     """The settled conversation of one agent: append-only, so that an adapter encodes each message once."""
 
-    __slots__ = ("_encoded", "_messages")
+    __slots__ = ("_encoded", "_length", "_messages")
 
-    def __init__(self, messages: Sequence[Message] = ()) -> None:
+    def __init__(self, messages: Iterable[Message] = ()) -> None:
         self._messages: list[Message] = list(messages)
+        self._length: int | None = None  # of a snapshot
         self._encoded: dict[str, _Encoded] = {}
 
     def append(self, message: Message) -> None:
         """Adds a message at the end. Only the fold calls this."""
         self._messages.append(message)
 
+    def snapshot(self) -> History:
+        """The conversation as it is now; costs nothing, because messages and encodings are shared."""
+        copy = History()
+        copy._messages, copy._encoded, copy._length = self._messages, self._encoded, len(self)
+        return copy
+
     def encoded(self, dialect: str, encode: Callable[[Message], bytes]) -> bytes:
         """All messages through `encode`, joined by commas; a settled message is encoded once per `dialect`.
 
         User messages in a row are joined into one, with a blank line between them.
         """
-        cache = self._encoded.setdefault(dialect, _Encoded())
-        while cache.count < len(self._messages):
-            message = self._messages[cache.count]
-            following = cache.count + 1
-            while isinstance(message, UserMessage) and following < len(self._messages):
-                joined = self._messages[following]
-                if not isinstance(joined, UserMessage):
-                    break
-                message = UserMessage(f"{message.content}\n\n{joined.content}")
-                following += 1
+        length, cache = len(self), self._encoded.setdefault(dialect, _Encoded())
+        if cache.count > length:  # asked for an old snapshot, after the conversation went on
+            cache = _Encoded()
+        while cache.count < length:
+            message, following = self._joined(cache.count, length)
             piece = encode(message)
-            if following == len(self._messages) and isinstance(message, UserMessage):
+            if following == length and isinstance(message, UserMessage):
                 return bytes(cache.data) + piece  # another user message may join it yet
             cache.data += piece + b","
             cache.count = following
         return bytes(cache.data[:-1])
+
+    def _joined(self, index: int, length: int) -> tuple[Message, int]:
+        """The message at `index`, with the user messages right behind it if it is one; and the index after them."""
+        message = self._messages[index]
+        index += 1
+        while index < length and isinstance(message, UserMessage):
+            following = self._messages[index]
+            if not isinstance(following, UserMessage):
+                break
+            message = UserMessage(f"{message.content}\n\n{following.content}")
+            index += 1
+        return message, index
 
     @overload
     def __getitem__(self, index: int) -> Message: ...
     @overload
     def __getitem__(self, index: slice) -> list[Message]: ...
     def __getitem__(self, index: int | slice) -> Message | list[Message]:
-        return self._messages[index]
+        return self._messages[: self._length][index]
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self._messages) if self._length is None else self._length
 
     def __iter__(self) -> Iterator[Message]:
-        return iter(self._messages)
+        return islice(self._messages, self._length)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, History) and self._messages == other._messages
+        return isinstance(other, History) and list(self) == list(other)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType] - a list has none either
 
     def __repr__(self) -> str:
-        return f"History({self._messages!r})"
+        return f"History({list(self)!r})"
 
 
 class _Encoded:

@@ -45,7 +45,7 @@ async def call_model(live: LiveAgent, step: int, attempt: int, instructions: str
         step=step,
         attempt=attempt,
         instructions=instructions,
-        messages=node.messages,
+        messages=node.messages.snapshot(),
         tools=live.definitions,
         output=output,
         settings=live.agent.settings,

@@ -199,12 +199,12 @@ def make_model(seed: int, root: Agent[Any, Any, Any]) -> FunctionModel:
     async def answer(request: ModelRequest) -> Turn:
         chance = random.Random(f"{seed}:{request.agent_id.partition('.')[2]}:{request.step}:{request.attempt}")
         await turns(chance)
-        said = {
+        said: Any = {
             "thinking": chance.choice(["", ["hm", " so"]]),
             "text": chance.choice(["", "words", ["some", " more", " words"]]),
         }
         if chance.random() < 0.12:
-            kind = chance.choice(["model_unavailable", "model_rate_limited", "drop", "model_rejected"])
+            kind: Any = chance.choice(["model_unavailable", "model_rate_limited", "drop", "model_rejected"])
             return Turn(**said, drop=True) if kind == "drop" else Turn(**said, fail=kind)
         agent = by_name.get(request.agent_type)
         if agent is None or request.step >= 4 or chance.random() < 0.3:
@@ -221,7 +221,7 @@ def make_model(seed: int, root: Agent[Any, Any, Any]) -> FunctionModel:
 def _final(request: ModelRequest, chance: random.Random, said: dict[str, Any]) -> Turn:
     if request.output is None:
         return Turn(**said)
-    good = {"title": "t", "points": [1, 2]}
+    good: Any = {"title": "t", "points": [1, 2]}
     return chance.choice(
         [
             Turn(thinking=said["thinking"], output=good),
@@ -261,7 +261,9 @@ async def drive(seed: int, watch: bool = False) -> Outcome:
     chance = random.Random(-seed)
     store = MemoryStore()
     async with Executor(store=store, deps=world) as executor:
-        handle = await executor.execute(root, "go", model=model, limits=_limits(chance) if chance.random() < 0.1 else None)
+        handle = await executor.execute(
+            root, "go", model=model, limits=_limits(chance) if chance.random() < 0.1 else None
+        )
         log = store.get(handle.run_id)
         if watch:
             watch_fold(log)
@@ -310,7 +312,7 @@ async def disturb(executor: Executor, handle: Any, log: RunLog, chance: random.R
 async def some_chunks(handle: Any, log: RunLog, number: int) -> None:
     """Returns after so many more chunks, or when the run rests."""
     if number:
-        async for chunk in handle.stream(log.tree.sequence):
+        async for _ in handle.stream(log.tree.sequence):
             number -= 1
             if not number:
                 return
@@ -319,7 +321,7 @@ async def some_chunks(handle: Any, log: RunLog, number: int) -> None:
 def check(log: RunLog, finished: bool = True) -> None:
     check_stream(log.chunks, finished=finished)
     assert as_data(fold(log.chunks)) == as_data(log.tree)
-    parsed = [parse_chunk(chunk_to_json(chunk)) for chunk in log.chunks]
+    parsed: list[Any] = [parse_chunk(chunk_to_json(chunk)) for chunk in log.chunks]
     assert parsed == log.chunks
     assert as_data(fold(parsed)) == as_data(log.tree)
 

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable
 from dataclasses import fields
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -32,7 +31,7 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 def blocks(page: Path) -> list[tuple[str, str, int]]:
     """Language, text and line of each code block."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     return [(found[1], found[2], text[: found.start()].count("\n") + 2) for found in _BLOCK.finditer(text)]
 
 
@@ -40,7 +39,7 @@ def table(page: Path, first_column: str) -> dict[str, list[str]]:
     """The rows of the tables with that first heading, by the name in their first column."""
     rows: dict[str, list[str]] = {}
     inside = False
-    for line in page.read_text().splitlines():
+    for line in page.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if not cells:
             inside = False
@@ -80,12 +79,12 @@ async def _run_block(code: str, page: Path, module: ModuleType) -> None:
     compiled = compile(code, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     outcome: Any = eval(cast(CodeType, compiled), module.__dict__)
     if inspect.isawaitable(outcome):
-        await cast(Awaitable[Any], outcome)
+        await outcome
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
 
@@ -96,7 +95,7 @@ def test_the_readme_has_the_two_commands_as_they_are_promised() -> None:
 
 
 def test_the_readme_links_every_page() -> None:
-    linked = set(re.findall(r"\]\((docs/[^)]+)\)", (ROOT / "README.md").read_text()))
+    linked = set(re.findall(r"\]\((docs/[^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")))
     assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import random
+from typing import Any
 
 import anyio
 import pytest
 
-from helix import Executor, chunk_to_json, parse_chunk
+from helix import Executor, StateMirror, chunk_to_json, parse_chunk
+from helix.chunks import Resync, RunStart, StatePatch, StreamEnd
 from helix.log import MemoryStore, RunLog
+from tests.js_client import validate_runs
 from tests.random_trees import Outcome, check, drive, make_model
 
 SEEDS = 250
@@ -47,7 +51,7 @@ def test_thousands_of_random_trees(backend: str) -> None:
 async def go_on_from(outcome: Outcome, length: int) -> None:
     """Another process has only the first `length` chunks, as JSON; it resumes the run and brings it to an end."""
     chunks = [parse_chunk(chunk_to_json(chunk)) for chunk in outcome.log.chunks[:length]]
-    log = RunLog(outcome.log.run_id, chunks)  # type: ignore[arg-type]
+    log = RunLog(outcome.log.run_id, [chunk for chunk in chunks if not isinstance(chunk, StreamEnd | Resync)])
     if log.tree.ended:
         return
     store = MemoryStore()
@@ -64,9 +68,8 @@ async def go_on_from(outcome: Outcome, length: int) -> None:
 def test_a_run_goes_on_from_every_prefix_of_its_log(backend: str) -> None:
     for seed in range(3000, 3012):
         outcome = run_seed(seed, backend, watch=False)
-        before = dict(outcome.world.bodies)
 
-        async def main(outcome: Outcome = outcome, before: dict[tuple[str, str], int] = before) -> None:
+        async def main(outcome: Outcome = outcome, seed: int = seed) -> None:
             lengths = range(1, len(outcome.log.chunks))
             for length in random.Random(seed).sample(lengths, min(40, len(lengths))):
                 outcome.world.bodies.clear()
@@ -80,3 +83,27 @@ def test_a_run_goes_on_from_every_prefix_of_its_log(backend: str) -> None:
                 assert not started & set(outcome.world.bodies), "an unsafe body ran twice"
 
         anyio.run(main, backend=backend)
+
+
+def histories_of(outcome: Outcome) -> list[tuple[Any, list[Any], list[Any]]]:
+    """For each document of a run: what it began as, its patches in order, and what it was after each of them."""
+    mirror = StateMirror()
+    runs: dict[str, tuple[Any, list[Any], list[Any]]] = {}
+    for chunk in outcome.log.chunks:
+        mirror.apply(chunk)
+        if isinstance(chunk, RunStart) and chunk.state_id is None:
+            runs[chunk.agent_id] = (chunk.state, [], [])
+        elif isinstance(chunk, StatePatch):
+            owner = chunk.state_id or chunk.agent_id
+            runs[owner][1].append(chunk.patches)
+            runs[owner][2].append(copy.deepcopy(mirror.documents[owner]))
+    for owner, (_, _, documents) in runs.items():
+        assert not documents or documents[-1] == outcome.log.tree.agents[owner].state
+    return list(runs.values())
+
+
+def test_a_javascript_client_rebuilds_the_state_of_random_runs_at_every_prefix() -> None:
+    runs = [run for seed in range(5000, 5200) for run in histories_of(run_seed(seed, "asyncio", watch=False))]
+    patched = [run for run in runs if run[1]]
+    assert len(patched) > 20
+    validate_runs(patched)

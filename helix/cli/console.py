@@ -13,18 +13,18 @@ class Console:
         closed: whether the reader has gone.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
-        self.closed = False
+        self.closed = stream is None  # begun with `>&-`
 
     @property
     def is_terminal(self) -> bool:
         """Whether a person is looking."""
-        return self._stream.isatty()
+        return self._stream is not None and self._stream.isatty()
 
     def write(self, data: bytes) -> None:
         """Writes the bytes as they are."""
-        if self.closed:
+        if self.closed or self._stream is None:
             return
         try:
             self._stream.buffer.write(data)

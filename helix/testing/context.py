@@ -16,6 +16,7 @@ from helix.state import Draft, StateSchema, apply_patches
 from helix.tools import ChildRun, Runnable, ToolContext
 
 StateT = TypeVar("StateT")
+_NONE: Any = None
 DepsT = TypeVar("DepsT")
 
 
@@ -94,7 +95,7 @@ class _Update:
 
 
 def context(
-    *, state: StateT = None, deps: DepsT = None, tool_call_id: str = "call_1", attempt: int = 1
+    *, state: StateT = None, deps: DepsT = _NONE, tool_call_id: str = "call_1", attempt: int = 1
 ) -> ToolContext[StateT, DepsT]:
     """A context for calling one tool alone.
 
