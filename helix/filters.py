@@ -181,19 +181,33 @@ def partial_outputs(
 class _Partial:
     def __init__(self, schema: OutputSchema[Any], agent_id: str | None) -> None:
         self._schema, self._agent_id = schema, agent_id
-        self._text, self._shown = "", _NOTHING
+        self._shown = _NOTHING
+        self._begin()
 
     def take(self, chunk: Chunk) -> Any:
         if chunk.agent_id != self._agent_id and (self._agent_id is not None or "." in chunk.agent_id):
             return None
         if isinstance(chunk, c.StepStart):
-            self._text = ""
+            self._begin()
         if isinstance(chunk, c.Output):
             return self._fresh(chunk.output)
         if not isinstance(chunk, c.OutputDelta):
             return None
         self._text += chunk.delta
+        for char in chunk.delta:
+            self._follow(char)
         return self._fresh(self._so_far())
+
+    def _begin(self) -> None:
+        self._text, self._in_string, self._escaped = "", False, False
+
+    def _follow(self, char: str) -> None:
+        if self._escaped:
+            self._escaped = False
+        elif char == '"':
+            self._in_string = not self._in_string
+        else:
+            self._escaped = self._in_string and char == "\\"
 
     def _fresh(self, value: Any) -> Any:
         if value is _NOTHING or value == self._shown:
@@ -202,8 +216,10 @@ class _Partial:
         return value
 
     def _so_far(self) -> Any:
+        # A number at the end may go on: `[1, 12` may yet become `[1, 123]`.
+        text = self._text if self._in_string else self._text.rstrip("0123456789+-.eE")
         try:
-            value = from_json(_without_open_number(self._text), allow_partial="trailing-strings")
+            value = from_json(text, allow_partial="trailing-strings")
         except ValueError:
             return _NOTHING
         if self._schema.wrapped and isinstance(value, dict):
@@ -212,8 +228,3 @@ class _Partial:
 
 
 _NOTHING: Any = object()
-
-
-def _without_open_number(text: str) -> str:
-    """The JSON text without digits at its end: `[1, 12` may yet become `[1, 123]`."""
-    return text.rstrip("0123456789+-.eE")

@@ -131,8 +131,6 @@ def _judge(live: LiveAgent, text: str) -> None:
 
 def _output(agent: Agent[Any, Any, Any], given: Any) -> Any:
     schema = agent.output_schema
-    if not schema.structured:
-        return given if isinstance(given, str) else c.to_json_value(given)
     return schema.to_json(schema.validate_text(given) if isinstance(given, str) else schema.validate(given))
 
 
@@ -230,7 +228,8 @@ def _finish_early(live: LiveAgent) -> None:
         if tool is None or not tool.finishes or call.error is not None or node.has_output:
             continue
         try:
-            log.append(c.Output(node.agent_id, node.agent_type, _output(live.agent, call.result)))
+            output = _output(live.agent, call.result) if live.agent.output_schema.structured else call.content
+            log.append(c.Output(node.agent_id, node.agent_type, output))
         except ValueError as error:
             why = f"The result of {call.tool_name} is not a valid final result.\n{error}"
             log.append(c.MessageChunk(node.agent_id, node.agent_type, UserMessage(why), "feedback"))

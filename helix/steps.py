@@ -132,7 +132,7 @@ async def _body(host: LiveCall, tool: Tool[..., Any], arguments: dict[str, Any])
                 return {"error": str(error) or "try again", "code": "tool_failed"}
             except LimitReached as error:
                 return {"error": str(error), "code": error.code}
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 return {"error": describe(error), "code": "tool_failed"}
             except anyio.get_cancelled_exc_class():
                 if anyio.current_effective_deadline() == float("-inf"):
