@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Generic, cast
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 from pydantic_core import to_json
 from typing_extensions import TypeForm, TypeVar
 
 from helix.errors import DefinitionError, UsageError
 from helix.limits import Limits
 from helix.model import Model, ModelSettings, OutputDefinition
-from helix.schema import OutputSchema, explain
+from helix.schema import OutputSchema, validated
 from helix.state import StateSchema
 from helix.tools import Tool, ToolContext, Toolset, check_name, make_tool
 
@@ -180,11 +180,6 @@ class Agent(Generic[OutputT, StateT, DepsT]):
             return self._toolbox
         return _by_name(self.name, self._reserved(), [*self._toolbox.values(), *opened])
 
-    def retries_of(self, tool_name: str) -> int | None:
-        """The `retries` of the tool of that name; None when it has no bound."""
-        tool = self._toolbox.get(tool_name)
-        return None if tool is None else tool.retries
-
     def descendants(self) -> Iterator[Agent[Any, Any, Any]]:
         """The agents below it, each once for every place it stands at."""
         for tool in self.sub_agents:
@@ -241,7 +236,12 @@ class AgentTool(Tool[..., Any]):
     def message(self, arguments: dict[str, Any]) -> str:
         """The child's first message, for arguments that have been validated."""
         value = self.validate(arguments)["input"]
-        return self.prompt(value) if self.prompt is not None else as_text(value)
+        if self.prompt is None:
+            return as_text(value)
+        text: Any = self.prompt(value)
+        if not isinstance(text, str):
+            raise TypeError(f"prompt= of agent {self.agent.name!r} must give a text, not {type(text).__name__}")
+        return text
 
 
 class InputSchema:
@@ -267,10 +267,7 @@ class InputSchema:
     def validate(self, arguments: dict[str, Any]) -> Any:
         if self._wrapped and set(arguments) != {"input"}:
             raise ValueError("expected exactly one argument, `input`")
-        try:
-            return self._adapter.validate_python(arguments["input"] if self._wrapped else arguments)
-        except ValidationError as error:
-            raise ValueError(explain(error)) from None
+        return validated(self._adapter, arguments["input"] if self._wrapped else arguments)
 
 
 def as_text(value: Any) -> str:

@@ -5,7 +5,6 @@ Floor 5: above `executor`, which does the work; nothing here adds a second way.
 
 from __future__ import annotations
 
-import contextvars
 import queue
 import secrets
 import threading
@@ -59,8 +58,8 @@ class RunStream(Generic[OutputT, StateT]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None:
-            await self.handle.cancel()
+        if self._handle is not None and error is None:
+            self._handle.cancel_nowait()
         await self._executor.__aexit__(kind, error, traceback)
 
     def __aiter__(self) -> LogReader[Chunk]:
@@ -212,7 +211,9 @@ class SyncRunStream(Generic[OutputT, StateT]):
     def __init__(self, stream: RunStream[OutputT, StateT]) -> None:
         self._stream = stream
         self._batches: queue.SimpleQueue[list[Chunk]] = queue.SimpleQueue()
+        self._batch: Iterator[Chunk] = iter(())
         self._ended = False
+        self._left = False
 
     def __enter__(self) -> Self:
         self._portal_context = anyio.from_thread.start_blocking_portal()
@@ -229,20 +230,28 @@ class SyncRunStream(Generic[OutputT, StateT]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._left = True
         try:
             self._context.__exit__(kind, error, traceback)
             self._pump.result()
         finally:
             self._portal_context.__exit__(kind, error, traceback)
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Chunk:
         while not self._ended:
+            for chunk in self._batch:
+                return chunk
             batch = self._batches.get()
-            self._ended = not batch
-            yield from batch
+            self._batch, self._ended = iter(batch), not batch
+        raise StopIteration
 
     def result(self) -> RunResult[OutputT, StateT]:
-        """What the run has come to; waits for it."""
+        """What the run has come to; waits for it. May be asked after the block, too."""
+        if self._left:
+            return self._stream.handle.snapshot()
         return self._portal.call(self._stream.result)
 
     def cancel(self, agent_id: str | None = None) -> None:
@@ -374,14 +383,16 @@ def _run_on_a_loop(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def _in_thread(work: Callable[[], T]) -> T:
-    """Runs `work` on a fresh thread, with this one's context variables, and gives or raises what it gave or raised."""
+    """Runs `work` on a fresh thread, and gives or raises what it gave or raised.
+
+    The thread has no context variables of this one: they would say that an event loop is running here.
+    """
     outcome: list[T] = []
     failure: list[BaseException] = []
-    context = contextvars.copy_context()
 
     def body() -> None:
         try:
-            outcome.append(context.run(work))
+            outcome.append(work())
         except BaseException as error:
             failure.append(error)
 

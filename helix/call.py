@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from helix import chunks as c
 from helix.agent import as_text
+from helix.endings import end_agent
 from helix.errors import ToolEnded, UsageError
 from helix.fold import AgentNode
 from helix.limits import Limits
@@ -84,9 +85,11 @@ class LiveCall:
         self._closed = False
         self._lock = threading.Lock()
         self._asked: set[Future[Any]] = set()  # what threads wait for
-        self._working = 0  # children that run
+        self._all_stopped: anyio.Event | None = None
+        self._running: set[str] = set()  # children
         self._claimed: set[str] = set()  # children that this attempt of the body has asked for
         self._state: tuple[int, Any] | None = None
+        self.deadline = math.inf  # on the event loop's clock
         self.scope = anyio.CancelScope()
         self.parked = False
 
@@ -109,7 +112,7 @@ class LiveCall:
         """The call has ended: a thread that could not be stopped gets an error from now on, also where it waits."""
         with self._lock:
             self._closed = True
-            for answer in self._asked:
+            for answer in list(self._asked):
                 answer.cancel()
 
     @property
@@ -144,8 +147,9 @@ class LiveCall:
 
     def remaining_time(self) -> float | None:
         """See `ToolContext.remaining_time`."""
-        left = self.on_loop(lambda: anyio.current_effective_deadline() - anyio.current_time())
-        return None if math.isinf(left) and left > 0 else max(0.0, left)
+        if math.isinf(self.deadline):
+            return None
+        return max(0.0, self.deadline - self.on_loop(self._live.run.clock))
 
     async def run_agent(
         self, agent: Runnable[Any, Any], input: Any, *, key: str | None, limits: Limits | None
@@ -181,16 +185,31 @@ class LiveCall:
 
     async def finish(self, child: LiveAgent) -> None:
         """Runs a child to its end. If it parks, the body is left once no child works any more."""
-        self._working += 1
+        self._running.add(child.agent_id)
+        ended = True
         try:
             ended = await self._delegate.run(child)
         finally:
-            self._working -= 1
+            self._running.discard(child.agent_id)
+            if ended and not child.node.ended:  # cut by something in the body itself, such as move_on_after
+                log = child.run.log
+                log.append(*end_agent(log, child.node, "cancelled"))
+            if self._all_stopped is not None and not self._running:
+                self._all_stopped.set()
         self.parked = self.parked or not ended
-        if self.parked and self._working == 0:
+        if self.parked and not self._running:
             self.scope.cancel()
         if not ended:
             await anyio.sleep_forever()
+
+    async def stop_children(self) -> None:
+        """Stops the children that the body has left running, such as in a task of its own, and waits for them."""
+        if self._running:
+            self._all_stopped = anyio.Event()
+            for agent_id in list(self._running):
+                self._live.run.cancel(agent_id)
+            with anyio.CancelScope(shield=True):
+                await self._all_stopped.wait()
 
     def result(self, child: LiveAgent) -> RunResult[Any, Any]:
         """What a child has come to."""
@@ -234,7 +253,8 @@ class LiveCall:
         except CancelledError:
             raise ToolEnded(_TOO_LATE) from None
         finally:
-            self._asked.discard(answer)
+            with self._lock:
+                self._asked.discard(answer)
 
     def append_patch(self, draft: Draft[Any], opened_at: int) -> None:
         """Renders a draft against the document as it is now, and appends the patch."""
@@ -319,10 +339,10 @@ class LiveChild:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         if not self._done.is_set():
             self._child.run.cancel(self._child.agent_id)
-        return await self._tasks.__aexit__(kind, error, traceback)
+        await self._tasks.__aexit__(None, None, None)  # not given the error, which would be wrapped into a group
 
     @property
     def agent_id(self) -> str:
@@ -351,8 +371,10 @@ class LiveChild:
         return self._call.result(self._child)
 
     async def _run(self) -> None:
-        await self._call.finish(self._child)
-        self._done.set()
+        try:
+            await self._call.finish(self._child)
+        finally:
+            self._done.set()
 
 
 def _begins(chunk: c.Chunk) -> bool:

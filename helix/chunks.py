@@ -529,7 +529,9 @@ def to_json_value(value: Any, *, where: str = "value") -> Any:
         ValueError: a value has no JSON form, or is NaN or infinite; says where.
     """
     kind = cast(type[Any], type(value))
-    if value is None or kind is str or kind is bool or kind is int:
+    if kind is str:
+        return clean_text(value)
+    if value is None or kind is bool or kind is int:
         return value
     if kind is float:
         if not math.isfinite(value):
@@ -548,9 +550,16 @@ def to_json_value(value: Any, *, where: str = "value") -> Any:
     return to_json_value(plain, where=where)
 
 
+def clean_text(text: str) -> str:
+    """The text without lone surrogates, which UTF-8 has no form for; each becomes U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _json_key(key: Any, where: str) -> str:
     if type(key) is str:
-        return key
+        return clean_text(key)
     if isinstance(key, str):
         return str(key)
     try:

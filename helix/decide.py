@@ -5,6 +5,7 @@ Floor 3: above `fold` and `agent`; pure and synchronous, tested with tables. `lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +13,7 @@ from helix.agent import Agent
 from helix.chunks import ErrorCode
 from helix.fold import AgentNode, CallNode
 from helix.limits import Usage
+from helix.tools import Tool
 
 EXPECTED_TOKENS = 1000
 """What a first call reserves under `total_tokens` when the settings give no `max_tokens`; later ones: as the last."""
@@ -62,15 +64,21 @@ class End:
 Action: TypeAlias = Ask | Answer | Judge | Wait | Park | End
 
 
-def decide(node: AgentNode, agent: Agent[Any, Any, Any], *, stopping: bool = False) -> Action:
-    """What the agent does next."""
+def decide(
+    node: AgentNode,
+    agent: Agent[Any, Any, Any],
+    *,
+    tools: Mapping[str, Tool[..., Any]] | None = None,
+    stopping: bool = False,
+) -> Action:
+    """What the agent does next. `tools` are all its tools by name; without them, those of its definition."""
     if node.open_calls:
         return Answer(tuple(node.open_calls))
     if node.error_code is not None:
         return End("failed", node.error, node.error_code)
     if node.has_output:
         return End("completed")
-    failure = _too_many_failures(node, agent)
+    failure = _too_many_failures(node, agent, agent.toolbox() if tools is None else tools)
     if failure is not None:
         return failure
     if node.last is not None and not node.last.tool_calls and not node.inbox and node.attempt == 0:
@@ -80,13 +88,14 @@ def decide(node: AgentNode, agent: Agent[Any, Any, Any], *, stopping: bool = Fal
     return _admit(node, agent)
 
 
-def _too_many_failures(node: AgentNode, agent: Agent[Any, Any, Any]) -> End | None:
+def _too_many_failures(node: AgentNode, agent: Agent[Any, Any, Any], tools: Mapping[str, Tool[..., Any]]) -> End | None:
     if node.output_failures > agent.output_retries:
         return End("failed", f"no valid output in {node.output_failures} tries", "output_invalid")
     if node.last is not None and node.last.refusal and agent.output_schema.structured and not node.last.tool_calls:
         return End("failed", f"the model refused: {node.last.refusal}", "model_filtered")
     for call in node.calls.values():
-        retries = agent.retries_of(call.tool_name)
+        tool = tools.get(call.tool_name)
+        retries = None if tool is None else tool.retries
         if retries is not None and node.failures.get(call.tool_name, 0) > retries:
             return End("failed", f"tool {call.tool_name!r} failed too often: {call.error}", "tool_failed")
     return None

@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 
 from helix import chunks as c
 from helix.agent import Agent, as_text
-from helix.endings import end_agent
+from helix.endings import end_agent, end_call
 from helix.errors import (
     DefinitionError,
     SessionBusy,
@@ -52,19 +52,21 @@ class RunHandle(Generic[OutputT, StateT]):
         session_id: its session's.
     """
 
-    def __init__(
-        self, agent: Agent[OutputT, StateT, Any], log: RunLog, run: Run | None = None, rested: anyio.Event | None = None
-    ) -> None:
+    def __init__(self, agent: Agent[OutputT, StateT, Any], log: RunLog) -> None:
         self._agent = agent
         self._log = log
-        self._run = run
-        self._rested = rested
+        self._run: Run | None = None
         self.run_id = log.run_id
         self.session_id: str | None = log.tree.root.session_id
 
     def __repr__(self) -> str:
         tree = self._log.tree
         return f"RunHandle({self._agent.name}, {tree.status}, {len(tree.agents)} agents, {tree.sequence} chunks)"
+
+    @property
+    def agent(self) -> Agent[OutputT, StateT, Any]:
+        """The root's definition."""
+        return self._agent
 
     @property
     def tree(self) -> RunTree:
@@ -102,12 +104,13 @@ class RunHandle(Generic[OutputT, StateT]):
 
     async def result(self) -> RunResult[OutputT, StateT]:
         """What the run has come to, once it has ended or is parked. Needs no reader, and never raises for a failure."""
-        await self._rest()
+        await self._log.rest()
         return self.snapshot()
 
     def snapshot(self) -> RunResult[OutputT, StateT]:
         """How far the run is now."""
-        return result_of(self._agent, self._log.tree, self.run_id)
+        outputs = None if self._run is None else self._run.outputs
+        return result_of(self._agent, self._log.tree, self.run_id, outputs)
 
     def at(self, sequence: int) -> RunTree:
         """The run as it was after that chunk, folded from the log."""
@@ -122,19 +125,30 @@ class RunHandle(Generic[OutputT, StateT]):
             UsageError: there is no such agent, or the run is parked and one branch of it is meant.
         """
         target = agent_id or self.run_id
-        tree = self._log.tree
+        self.cancel_nowait(target)
+        while self._log.live and not self._log.tree.agents[target].ended:
+            await self._log.news()
+        if target == self.run_id:
+            await self._log.rest()
+
+    def cancel_nowait(self, agent_id: str | None = None) -> None:
+        """`cancel`, without waiting for the end.
+
+        Raises:
+            UsageError: there is no such agent; or the run is not live and one branch of it is meant; or it is live in
+                another executor.
+        """
+        target, tree = agent_id or self.run_id, self._log.tree
         if target not in tree.agents:
             raise UsageError(f"no agent {target!r} in this run.{did_you_mean(target, tree.agents)}")
         if tree.agents[target].ended:
             return
-        if tree.at_rest:
-            self._end_parked(target)
-        elif self._run is not None:
+        if not self._log.live:
+            self._end_ownerless(target)
+        elif self._run is None:
+            raise UsageError(f"run {self.run_id} is live in another executor; cancel it there")
+        else:
             self._run.cancel(target)
-        while not self._log.tree.agents[target].ended:
-            await self._log.news()
-        if target == self.run_id:
-            await self._rest()
 
     async def interrupt(self) -> None:
         """Stops the run before its next model calls; running tools finish. Returns when it rests.
@@ -143,19 +157,19 @@ class RunHandle(Generic[OutputT, StateT]):
         """
         if self._run is not None:
             self._run.stop.set()
-            self._run.release()
-        await self._rest()
+            self._log.make_room()
+        await self._log.rest()
 
-    async def _rest(self) -> None:
-        if self._rested is not None:
-            await self._rested.wait()
+    def attach(self, run: Run) -> None:
+        """A new owner has begun to run it. Only the executor calls this."""
+        self._run = run
 
-    def _end_parked(self, target: str) -> None:
+    def _end_ownerless(self, target: str) -> None:
         if target != self.run_id:
-            raise UsageError("the run is parked; resume it to cancel one branch, or cancel all of it")
-        tree = self._log.tree
-        resume = c.RunResume(self.run_id, self._agent.name, tree.epoch + 1, "pause")
-        self._log.append(resume, *end_agent(self._log, tree.root, "cancelled"))
+            raise UsageError("the run is not live; resume it to cancel one branch, or cancel all of it")
+        self._log.append(*_resumption(self._log.tree, self.run_id))
+        self._log.append(*end_agent(self._log, self._log.tree.root, "cancelled"))
+        self._log.leave()
 
 
 @dataclass(slots=True, frozen=True)
@@ -190,6 +204,7 @@ class Executor:
         self._opened = _Opened({}, {})
         self._tasks: TaskGroup | None = None
         self._stack = AsyncExitStack()
+        self._opening = anyio.Lock()
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -248,10 +263,11 @@ class Executor:
         override = None if model is None else self._check_model(model)
         await self._open_tree(agent, override)
         self._agents.setdefault(agent.name, agent)
-        root_model = override or self._resolve(_model_of(agent))
+        root_model = override or self._check_model(_model_of(agent))
         log = self._begin(agent, root_model, input, run_id, session_id, state, limits, metadata)
         given = self._deps if deps is _UNSET else deps
-        return self._start(tasks, agent, log, root_model, override, given)
+        handle = self._handles[log.run_id] = RunHandle(agent, log)
+        return self._start(tasks, handle, log, root_model, override, given)
 
     async def resume(
         self, run_id: str, input: Any = None, *, deps: Any = _UNSET, model: str | Model | None = None
@@ -270,18 +286,16 @@ class Executor:
         """
         tasks = self._check_entered()
         log = self._store.get(run_id)
-        tree = log.tree
-        agent = self._agent_named(tree.root.agent_type)
-        if tree.ended:
-            raise UsageError(f"run {run_id} has {tree.status}; start a new one, in its session to go on with it")
-        if run_id in self._handles and not tree.at_rest:
-            raise UsageError(f"run {run_id} is live; interrupt it first")
+        handle = self._handle(log)
+        _check_resumable(log)
+        agent = handle.agent
         override = None if model is None else self._check_model(model)
         await self._open_tree(agent, override)
-        root_model = override or self._resolve(_model_of(agent))
-        log.append(*_resumption(tree, log.run_id), *_steering(tree, input))
+        root_model = override or self._check_model(_model_of(agent))
+        _check_resumable(log)  # somebody may have been faster
+        log.append(*_resumption(log.tree, run_id), *_steering(log.tree, input))
         given = self._deps if deps is _UNSET else deps
-        return self._start(tasks, agent, log, root_model, override, given)
+        return self._start(tasks, handle, log, root_model, override, given)
 
     async def get_handle(self, run_id: str) -> RunHandle[Any, Any]:
         """The handle of a run in the store: of a live one the very handle, of another one a handle to read it.
@@ -290,10 +304,7 @@ class Executor:
             UnknownRun: the store has no such run.
             UnknownAgent: its agent is not one of this executor's.
         """
-        if run_id in self._handles:
-            return self._handles[run_id]
-        log = self._store.get(run_id)
-        return RunHandle[Any, Any](self._agent_named(log.tree.root.agent_type), log)
+        return self._handle(self._store.get(run_id))
 
     def session_messages(self, session_id: str) -> list[Message]:
         """The session's conversation so far, oldest first; empty for a new one."""
@@ -305,17 +316,23 @@ class Executor:
     def _start(
         self,
         tasks: TaskGroup,
-        agent: Agent[OutputT, StateT, Any],
+        handle: RunHandle[OutputT, StateT],
         log: RunLog,
         model: Model,
         override: Model | None,
         deps: Any,
     ) -> RunHandle[OutputT, StateT]:
-        run = Run(log, deps, override, self._resolve, self._toolset)
-        rested = anyio.Event()
-        handle = self._handles[log.run_id] = RunHandle(agent, log, run, rested)
-        tasks.start_soon(_run_root, LiveAgent(run, log.run_id, agent, model), rested)
+        run = Run(log, deps, override, self._check_model, self._toolset)
+        log.live = True
+        handle.attach(run)
+        tasks.start_soon(_run_root, LiveAgent(run, log.run_id, handle.agent, model))
         return handle
+
+    def _handle(self, log: RunLog) -> RunHandle[Any, Any]:
+        """The one handle that this executor has for a log."""
+        if log.run_id not in self._handles:
+            self._handles[log.run_id] = RunHandle(self._agent_named(log.tree.root.agent_type), log)
+        return self._handles[log.run_id]
 
     def _begin(
         self,
@@ -331,8 +348,10 @@ class Executor:
         run_id = secrets.token_hex(16) if run_id is None else _checked_run_id(run_id)
         session_id = secrets.token_hex(8) if session_id is None else session_id
         earlier = self._store.session(session_id)
-        if earlier and not earlier[-1].tree.at_rest:
-            raise SessionBusy(f"session {session_id!r} has a live run, {earlier[-1].run_id}; wait for it or cancel it")
+        if earlier and not earlier[-1].tree.ended:
+            what = "live" if earlier[-1].live else "parked"
+            advice = "wait for it or cancel it" if earlier[-1].live else "resume it or cancel it"
+            raise SessionBusy(f"session {session_id!r} has a {what} run, {earlier[-1].run_id}; {advice}")
         before = earlier[-1].tree if earlier else None
         bounds = (limits or Limits()).over(agent.limits or Limits())
         options = {} if metadata is None else {"metadata": c.to_json_value(dict(metadata), where="metadata")}
@@ -369,6 +388,10 @@ class Executor:
 
     async def _open_tree(self, agent: Agent[Any, Any, Any], override: Model | None) -> None:
         """Resolves and enters every model and toolset of the tree, before anything runs."""
+        async with self._opening:
+            await self._open_all(agent, override)
+
+    async def _open_all(self, agent: Agent[Any, Any, Any], override: Model | None) -> None:
         agents = [agent, *agent.descendants()]
         models = [override] if override else [self._check_model(_model_of(agent))]
         if override is None:
@@ -385,9 +408,9 @@ class Executor:
     async def _enter_model(self, model: Model) -> None:
         key = ("entered", id(model))
         if key not in self._opened.models:
-            self._opened.models[key] = model
             if hasattr(model, "__aenter__"):
                 await self._stack.enter_async_context(model)  # pyright: ignore - the seam allows it, not demands it
+            self._opened.models[key] = model
 
     def _check_model(self, model: str | Model) -> Model:
         if not isinstance(model, str):
@@ -395,9 +418,6 @@ class Executor:
         if model not in self._opened.models:
             self._opened.models[model] = resolve_model(model)
         return self._opened.models[model]
-
-    def _resolve(self, model: str | Model) -> Model:
-        return self._check_model(model)
 
     def _toolset(self, toolset: Toolset) -> Sequence[Tool[..., Any]]:
         tools = self._opened.toolsets.get(id(toolset))
@@ -409,17 +429,41 @@ class Executor:
         return tools
 
 
-async def _run_root(live: LiveAgent, rested: anyio.Event) -> None:
-    """The root's task. It returns, it does not raise; only its own cancellation goes through it."""
-    log, run = live.run.log, live.run
+async def _run_root(live: LiveAgent) -> None:
+    """The root's task: the border. It returns, it does not raise; only its own cancellation goes through it."""
+    log = live.run.log
     try:
-        ended = await run_agent(live)
-        if not ended:
-            log.append(c.RunPause(live.agent_id, live.agent.name, "interrupted"))
+        if not await run_agent(live):
+            _end_cancelled_branches(live.run)
+            if not log.tree.ended:
+                log.append(c.RunPause(live.agent_id, live.agent.name, "interrupted"))
     finally:
-        if not run.tree.at_rest:  # cancelled from outside: the tasks below have unwound, and said nothing
-            log.append(*end_agent(log, live.node, "cancelled"))
-        rested.set()
+        try:
+            if not log.tree.at_rest:  # cancelled from outside: the tasks below have unwound, and said nothing
+                log.append(*end_agent(log, live.node, "cancelled"))
+        finally:
+            log.leave()
+
+
+def _end_cancelled_branches(run: Run) -> None:
+    """Who was cancelled after having parked ends now, before the rest is parked."""
+    for agent_id in sorted(run.cancelled):
+        node = run.tree.agents[agent_id]
+        if node.ended:
+            continue
+        run.log.append(*end_agent(run.log, node, "cancelled"))
+        call = node.parent and node.parent.calls.get(node.call_id or "")
+        if node.parent and call and all(child.ended for child in run.tree.child_of(call)):
+            text = f"{node.agent_type} cancelled"
+            run.log.append(*end_call(run.log, node.parent, call, error=text, code="cancelled"))
+
+
+def _check_resumable(log: RunLog) -> None:
+    if log.tree.ended:
+        status = log.tree.status
+        raise UsageError(f"run {log.run_id} has {status}; start a new one, in its session to go on with it")
+    if log.live:
+        raise UsageError(f"run {log.run_id} is live; interrupt it first")
 
 
 def _resumption(tree: RunTree, run_id: str) -> list[c.Chunk]:

@@ -138,11 +138,22 @@ class RunTree:
         status: `pending` before the first chunk, `running`, or as in `run_end` and `run_pause`.
         sequence, timestamp: the number and the time (Unix ms) of the last chunk applied.
         epoch: which owner writes, from 1.
+        steps_ended: how many model calls have ended, in whatever way.
         options: the root's `run_start.options`.
         downtime_ms: how long the run was parked or without an owner.
     """
 
-    __slots__ = ("agents", "downtime_ms", "epoch", "options", "root_id", "sequence", "status", "timestamp")
+    __slots__ = (
+        "agents",
+        "downtime_ms",
+        "epoch",
+        "options",
+        "root_id",
+        "sequence",
+        "status",
+        "steps_ended",
+        "timestamp",
+    )
 
     def __init__(self) -> None:
         self.agents: dict[str, AgentNode] = {}
@@ -151,6 +162,7 @@ class RunTree:
         self.sequence = 0
         self.timestamp = 0
         self.epoch = 1
+        self.steps_ended = 0
         self.options: dict[str, Any] = {}
         self.downtime_ms = 0
 
@@ -296,6 +308,7 @@ def _step_start(tree: RunTree, chunk: c.StepStart) -> None:
 
 def _step_end(tree: RunTree, chunk: c.StepEnd) -> None:
     node = tree.agent(chunk.agent_id)
+    tree.steps_ended += 1
     node.usage += chunk.usage
     for above in node.lineage():
         above.tree_usage += chunk.usage
@@ -325,12 +338,13 @@ def _tool_end(tree: RunTree, chunk: c.ToolEnd) -> None:
     node = tree.agent(chunk.agent_id)
     call = _call(tree, chunk.agent_id, chunk.tool_call_id)
     call.ended, call.result, call.error, call.error_code = True, chunk.result, chunk.error, chunk.error_code
-    if chunk.error_code == "output_invalid":
-        node.output_failures += 1
-    elif chunk.error is None:
-        node.failures.pop(chunk.tool_name, None)
-    else:
-        node.failures[chunk.tool_name] = node.failures.get(chunk.tool_name, 0) + 1
+    others = [other for other in node.calls.values() if other.tool_name == call.tool_name and other is not call]
+    if call.error is None:
+        node.failures.pop(call.tool_name, None)
+    elif not any(other.ended for other in others):  # a step counts once, however many calls of it failed
+        if call.error_code == "output_invalid":
+            node.output_failures += 1
+        node.failures[call.tool_name] = node.failures.get(call.tool_name, 0) + 1
 
 
 def _subagent_start(tree: RunTree, chunk: c.SubagentStart) -> None:

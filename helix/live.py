@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,8 @@ class Run:
         scopes: the cancel scope of each agent at work.
         cancelled: the agents whom a caller has cancelled.
         post: has a function called on the run's event loop, soon and in order; for other threads than `thread`.
+        clock: the event loop's time, in what `post` has called too.
+        outputs: the validated output of each agent that has one; the log has its JSON.
         stop: set once nobody shall begin another step; the run parks.
     """
 
@@ -47,8 +49,9 @@ class Run:
     cancelled: set[str] = field(default_factory=set[str])
     stop: anyio.Event = field(default_factory=anyio.Event)
     post: Callable[[Callable[[], Any]], Any] = field(default_factory=lambda: _poster())
+    clock: Callable[[], float] = field(default_factory=lambda: _clock())
     thread: int = field(default_factory=threading.get_ident)
-    _released: anyio.Event | None = None
+    outputs: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def tree(self) -> RunTree:
@@ -60,18 +63,6 @@ class Run:
         self.cancelled.add(agent_id)
         if agent_id in self.scopes:
             self.scopes[agent_id].cancel()
-
-    async def room(self) -> None:
-        """Returns when a model call has ended, or the run is to stop: who waits for a limit decides anew."""
-        if self._released is None:
-            self._released = anyio.Event()
-        await self._released.wait()
-
-    def release(self) -> None:
-        """Wakes those who wait for room."""
-        if self._released is not None:
-            self._released.set()
-            self._released = None
 
 
 @dataclass(slots=True, eq=False)
@@ -106,13 +97,21 @@ class LiveAgent:
         return self.parkable and self.run.stop.is_set()
 
 
-def result_of(agent: Agent[Any, Any, Any], tree: RunTree, agent_id: str) -> RunResult[Any, Any]:
-    """What that agent's run has come to, typed by its definition."""
+def result_of(
+    agent: Agent[Any, Any, Any], tree: RunTree, agent_id: str, outputs: Mapping[str, Any] | None = None
+) -> RunResult[Any, Any]:
+    """What that agent's run has come to, typed by its definition; `outputs` are those validated in this process."""
     node = tree.agents[agent_id]
     output = node.result
     if node.status == "completed" and agent.output_schema.structured:
-        output = agent.output_schema.validate(node.output)
+        known = outputs is not None and agent_id in outputs
+        output = outputs[agent_id] if outputs is not None and known else agent.output_schema.load(node.output)
     return RunResult(tree, agent_id, output=output, state=agent.state_schema.load(tree.document(agent_id)))
+
+
+def _clock() -> Callable[[], float]:
+    loop: Any = current_token().native_token
+    return loop.time if isinstance(loop, asyncio.AbstractEventLoop) else anyio.current_time
 
 
 def _poster() -> Callable[[Callable[[], Any]], Any]:

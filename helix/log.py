@@ -38,13 +38,16 @@ class RunLog:
         run_id: the root agent's id.
         chunks: every chunk so far; `chunks[n - 1].sequence == n`. Not to be changed.
         tree: the fold of `chunks`.
+        live: whether somebody runs it now; only an owner appends.
     """
 
     def __init__(self, run_id: str, chunks: Iterable[Chunk] = ()) -> None:
         self.run_id = run_id
         self.chunks: list[Chunk] = list(chunks)
         self.tree: RunTree = fold(self.chunks)
+        self.live = False
         self._now = 0
+        self._room: anyio.Event | None = None
         self._news: anyio.Event | None = None
 
     def append(self, *chunks: Chunk) -> None:
@@ -60,9 +63,12 @@ class RunLog:
         now = now_ms()
         if now != self._now:  # chunks of one millisecond share the number object
             self._now = now
-        number = len(self.chunks)
+        number, steps_ended = len(self.chunks), tree.steps_ended
         try:
             for chunk in chunks:
+                node = tree.agents.get(chunk.agent_id)
+                if node is not None and node.status != "running":
+                    raise InvalidChunk(f"agent {chunk.agent_id!r} has ended; it cannot produce a {chunk.type} any more")
                 number += 1
                 chunk.sequence = number
                 chunk.timestamp = self._now
@@ -74,6 +80,32 @@ class RunLog:
         if self._news is not None:
             self._news.set()
             self._news = None
+        if tree.steps_ended != steps_ended:
+            self.make_room()
+
+    async def room(self) -> None:
+        """Returns when a model call has ended, or `make_room` is called: who waits for a limit decides anew."""
+        if self._room is None:
+            self._room = anyio.Event()
+        await self._room.wait()
+
+    def make_room(self) -> None:
+        """Wakes those who wait for room."""
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+    def leave(self) -> None:
+        """The owner is done with it, for now or for good; wakes those who wait for that."""
+        self.live = False
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    async def rest(self) -> None:
+        """Returns once nobody runs it any more: it has ended, is parked, or was left by a crash."""
+        while self.live:
+            await self.news()
 
     async def news(self) -> None:
         """Returns after the next append; look first whether what you wait for is already there."""

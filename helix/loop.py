@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -44,16 +45,25 @@ async def run_agent(live: LiveAgent) -> bool:
         scope.cancel()
     try:
         with scope:
-            return await _turns(live)
-    except Exception as error:
-        logger.exception("helix: agent %s", live.agent_id)
-        text = f"internal error: {describe(error)}"
-        run.log.append(*end_agent(run.log, live.node, "failed", error=text, code="internal"))
-        return True
+            try:
+                return await _turns(live)
+            except anyio.get_cancelled_exc_class() as error:
+                if anyio.current_effective_deadline() == -math.inf:
+                    raise
+                _fail(live, error)  # nobody cancelled it: something that it awaited was cancelled
+            except Exception as error:
+                _fail(live, error)
+            return True
     finally:
         del run.scopes[live.agent_id]
     _cut(live)
     return True
+
+
+def _fail(live: LiveAgent, error: BaseException) -> None:
+    logger.error("helix: agent %s failed", live.agent_id, exc_info=error)
+    text = f"internal error: {describe(error)}"
+    live.run.log.append(*end_agent(live.run.log, live.node, "failed", error=text, code="internal"))
 
 
 def _cut(live: LiveAgent) -> None:
@@ -79,7 +89,7 @@ async def _turns(live: LiveAgent) -> bool:
     run = live.run
     while True:
         await checkpoint_if_cancelled()
-        action = decide(live.node, live.agent, stopping=live.stopping)
+        action = decide(live.node, live.agent, tools=live.tools, stopping=live.stopping)
         match action:
             case Answer(calls):
                 if not await _answer(live, calls):
@@ -89,7 +99,7 @@ async def _turns(live: LiveAgent) -> bool:
             case Judge(text):
                 _judge(live, text)
             case Wait():
-                await run.room()
+                await run.log.room()
             case Park():
                 return False
             case End(status, error, code):
@@ -101,19 +111,22 @@ async def _ask(live: LiveAgent, action: Ask) -> None:
     instructions = live.agent.instructions
     if not isinstance(instructions, str):
         instructions = await _instructions(live, instructions)
-        if decide(live.node, live.agent, stopping=live.stopping) != action:
+        if decide(live.node, live.agent, tools=live.tools, stopping=live.stopping) != action:
             return  # it awaited, and a limit or a stop came in between
     delay = await call_model(live, action.step, action.attempt, instructions, action.reserve)
     if delay:
         with anyio.move_on_after(delay):
-            await live.run.stop.wait()
+            await (live.run.stop.wait() if live.parkable else anyio.sleep_forever())
 
 
 async def _instructions(live: LiveAgent, function: Any) -> str:
     host = LiveCall(live, "", DELEGATE)
     try:
-        text = function(host.context)
-        return cast(str, await text if inspect.isawaitable(text) else text)
+        given = function(host.context)
+        text = await given if inspect.isawaitable(given) else given
+        if not isinstance(text, str):
+            raise TypeError(f"instructions must give a text, not {type(text).__name__}")
+        return text
     finally:
         host.close()
 
@@ -121,7 +134,7 @@ async def _instructions(live: LiveAgent, function: Any) -> str:
 def _judge(live: LiveAgent, text: str) -> None:
     node, log = live.node, live.run.log
     try:
-        output = _output(live.agent, text)
+        output = _output(live, text)
     except ValueError as error:
         why = f"That is not a valid final result.\n{error}\nGive it again, by calling {OUTPUT_TOOL} or as JSON."
         log.append(c.MessageChunk(node.agent_id, node.agent_type, UserMessage(why), "feedback"))
@@ -129,9 +142,13 @@ def _judge(live: LiveAgent, text: str) -> None:
         log.append(c.Output(node.agent_id, node.agent_type, output))
 
 
-def _output(agent: Agent[Any, Any, Any], given: Any) -> Any:
-    schema = agent.output_schema
-    return schema.to_json(schema.validate_text(given) if isinstance(given, str) else schema.validate(given))
+def _output(live: LiveAgent, given: Any) -> Any:
+    """The structured output that the model gave, as JSON; the validated object is kept for the result."""
+    schema = live.agent.output_schema
+    output = schema.validate_text(given) if isinstance(given, str) else schema.validate(given)
+    value = schema.to_json(output)
+    live.run.outputs.setdefault(live.agent_id, output)
+    return value
 
 
 # --- answering calls
@@ -144,7 +161,10 @@ async def _answer(live: LiveAgent, calls: Sequence[CallNode]) -> bool:
     _refuse_surplus(live, others)
     others = [call for call in others if not call.ended]
     if any(_sequential(live, call) for call in others):
-        done = [await _answer_one(live, call) for call in others]
+        for call in others:
+            if not await _answer_one(live, call):
+                return False
+        done = [True]
     elif len(others) == 1:
         done = [await _answer_one(live, others[0])]
     else:
@@ -212,7 +232,7 @@ def _sequential(live: LiveAgent, call: CallNode) -> bool:
 def _judge_call(live: LiveAgent, call: CallNode) -> None:
     node, log = live.node, live.run.log
     try:
-        output = _output(live.agent, call.arguments)
+        output = _output(live, call.arguments)
     except ValueError as error:
         log.append(*end_call(log, node, call, error=str(error), code="output_invalid"))
         return
@@ -228,7 +248,7 @@ def _finish_early(live: LiveAgent) -> None:
         if tool is None or not tool.finishes or call.error is not None or node.has_output:
             continue
         try:
-            output = _output(live.agent, call.result) if live.agent.output_schema.structured else call.content
+            output = _output(live, call.result) if live.agent.output_schema.structured else call.content
             log.append(c.Output(node.agent_id, node.agent_type, output))
         except ValueError as error:
             why = f"The result of {call.tool_name} is not a valid final result.\n{error}"
@@ -248,6 +268,9 @@ async def _delegate(live: LiveAgent, call: CallNode, tool: AgentTool) -> bool:
         return True
     except LimitReached as error:
         log.append(*end_call(log, live.node, call, error=str(error), code=error.code))
+        return True
+    except Exception as error:  # of the user's own: prompt=
+        log.append(*end_call(log, live.node, call, error=describe(error), code="tool_failed"))
         return True
     ended = True
     with anyio.move_on_after(tool.timeout) as clock:
@@ -337,7 +360,7 @@ class _Delegate:
         return child.node.ended or await run_agent(child)
 
     def result(self, child: LiveAgent) -> RunResult[Any, Any]:
-        return result_of(child.agent, child.run.tree, child.agent_id)
+        return result_of(child.agent, child.run.tree, child.agent_id, child.run.outputs)
 
 
 DELEGATE = _Delegate()

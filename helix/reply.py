@@ -22,8 +22,10 @@ from helix.chunks import (
     ToolInputStart,
     to_json_value,
 )
+from helix.errors import UsageError
 from helix.messages import AssistantMessage, Part, RefusalPart, TextPart, ThinkingPart, ToolCall
 from helix.model import OutputDefinition
+from helix.schema import WRAPPER
 
 _PARTS: dict[str, Any] = {"text": TextPart, "thinking": ThinkingPart, "refusal": RefusalPart}
 
@@ -99,13 +101,14 @@ class Reply:
         self._words: _Words | None = None  # the part that a next piece of words may continue
         self._calls: dict[int, _Call] = {}
         self._ids: set[str] = set()
+        self._brackets = "" if output is None else "{[" if set(output.schema["properties"]) == {WRAPPER} else "{"
         self._undecided = "" if output is not None else None  # blanks before it is clear whether a text is the output
         self._text_is_output = False
         self._provider_data: dict[str, Any] | None = None
 
     def text(self, delta: str) -> None:
         """See `Emit.text`."""
-        if not delta:
+        if not _text(delta):
             return
         if self._undecided is not None:
             delta = self._undecided + delta
@@ -113,7 +116,7 @@ class Reply:
                 self._undecided = delta
                 return
             self._undecided = None
-            self._text_is_output = delta.lstrip()[0] in "{["
+            self._text_is_output = delta.lstrip()[0] in self._brackets
         self._part("text").pieces.append(delta)
         if self._text_is_output:
             self._append(OutputDelta(self._agent_id, self._agent_type, delta))
@@ -122,13 +125,13 @@ class Reply:
 
     def refusal(self, delta: str) -> None:
         """See `Emit.refusal`. Readers see it as text."""
-        if delta:
+        if _text(delta):
             self._part("refusal").pieces.append(delta)
             self._append(TextDelta(self._agent_id, self._agent_type, delta))
 
     def thinking(self, delta: str) -> None:
         """See `Emit.thinking`."""
-        if delta:
+        if _text(delta):
             self._part("thinking").pieces.append(delta)
             self._append(Thinking(self._agent_id, self._agent_type, delta, False))
 
@@ -169,7 +172,12 @@ class Reply:
                 self._identify(call, f"call_{secrets.token_hex(12)}")
             self._end(call)
         content = [part.finish() for part in self._parts]
+        self.close()
         return AssistantMessage(content, provider_data=self._provider_data)
+
+    def close(self) -> None:
+        """What is pushed from now on comes too late, and is an error."""
+        self._append = _too_late
 
     def _words_only(self, blanks: str) -> None:
         self._undecided = None
@@ -196,6 +204,7 @@ class Reply:
             call.is_output = (
                 self._output is not None
                 and name == self._output.name
+                and not self._text_is_output
                 and not any(other.is_output for other in self._calls.values())  # one is streamed, others are calls
             )
 
@@ -236,3 +245,13 @@ class Reply:
         if not call.is_output:
             arguments = parse_arguments("".join(call.pieces))
             self._append(ToolInputEnd(self._agent_id, self._agent_type, call.id, arguments))
+
+
+def _text(delta: str) -> bool:
+    if not isinstance(delta, str):
+        raise TypeError(f"a model pushes texts, not {type(delta).__name__}")
+    return delta != ""
+
+
+def _too_late(_: Chunk) -> None:
+    raise UsageError("a model pushed something after its reply had ended")

@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 
 from helix.chunks import ErrorCode, FinishReason, RunStatus
 from helix.errors import HelixError
-from helix.fold import AgentNode, RunTree
+from helix.fold import AgentNode, RunTree, settled
 from helix.limits import Usage
 from helix.messages import Message
 
@@ -41,7 +41,7 @@ class RunResult(Generic[OutputT, StateT]):
         self._node: AgentNode = node
         self.status: RunStatus = cast(RunStatus, node.status if node.ended else tree.status)
         self.state: StateT = state
-        self.messages: list[Message] = list(node.messages)
+        self.messages: list[Message] = list(node.messages) + ([] if node.open_calls else list(settled(node)))
         self.usage: Usage = node.tree_usage
         self.own_usage: Usage = node.usage
         self.finish_reason: FinishReason | None = node.finish_reason

@@ -5,14 +5,15 @@ Floor 2: above `errors` and `chunks`; agents, steps and `partial_outputs` use it
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from helix.chunks import to_json_value
-from helix.errors import DefinitionError
+from helix.errors import DefinitionError, ModelRetry
 
 OutputT = TypeVar("OutputT")
 
@@ -44,7 +45,8 @@ class OutputSchema(Generic[OutputT]):
                 f"output type {output_type!r} has no JSON Schema; use a pydantic model, a dataclass, a TypedDict, "
                 f"or lists and unions of them ({str(error).splitlines()[0]})"
             ) from None
-        self.wrapped = not _is_object(schema)
+        schema = _without_root_reference(schema)
+        self.wrapped = schema.get("type") != "object"
         self.json_schema: dict[str, Any] = _wrap(schema) if self.wrapped else schema
 
     def validate_text(self, text: str) -> OutputT:
@@ -66,11 +68,21 @@ class OutputSchema(Generic[OutputT]):
             ValueError: it is not of the type; the message is meant for the model.
         """
         if self.wrapped and isinstance(value, dict) and set(cast(dict[str, Any], value)) == {WRAPPER}:
-            value = cast(dict[str, Any], value)[WRAPPER]
-        try:
-            return self._adapter.validate_python(value, by_alias=True, by_name=True)
-        except ValidationError as error:
-            raise ValueError(explain(error)) from None
+            try:
+                return self.load(cast(dict[str, Any], value)[WRAPPER])
+            except ValueError:
+                with suppress(ValueError):  # a type of the user's own may look like the wrapper
+                    return self.load(value)
+                raise
+        return self.load(value)
+
+    def load(self, value: Any) -> OutputT:
+        """The output that its own JSON gives, never wrapped.
+
+        Raises:
+            ValueError: it is not of the type; the message is meant for the model.
+        """
+        return validated(self._adapter, value)
 
     def to_json(self, output: OutputT) -> Any:
         """The output as JSON data.
@@ -79,6 +91,22 @@ class OutputSchema(Generic[OutputT]):
             ValueError: it has no JSON form.
         """
         return to_json_value(self._adapter.dump_python(output, mode="json", by_alias=False), where="output")
+
+
+def validated(adapter: TypeAdapter[Any], value: Any) -> Any:
+    """JSON data as a value of the adapter's type, by alias or by field name.
+
+    Raises:
+        ValueError: it does not fit, or a validator of the user's own raised; the message is meant for the model.
+    """
+    try:
+        return adapter.validate_json(to_json(value), by_alias=True, by_name=True)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+    except ModelRetry as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def explain(error: ValidationError) -> str:
@@ -90,11 +118,12 @@ def explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _is_object(schema: dict[str, Any]) -> bool:
+def _without_root_reference(schema: dict[str, Any]) -> dict[str, Any]:
+    """A recursive type is only a reference to its definition; providers want the object itself at the root."""
     reference = schema.get("$ref")
-    if isinstance(reference, str):
-        return _is_object(schema.get("$defs", {}).get(reference.rpartition("/")[2], {}))
-    return schema.get("type") == "object"
+    if not isinstance(reference, str):
+        return schema
+    return {**schema["$defs"][reference.rpartition("/")[2]], "$defs": schema["$defs"]}
 
 
 def _wrap(schema: dict[str, Any]) -> dict[str, Any]:

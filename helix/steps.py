@@ -52,11 +52,11 @@ async def call_model(live: LiveAgent, step: int, attempt: int, instructions: str
     )
     try:
         answer = await _ask(live, request, reply)
+        message, reason = reply.finish(), answer.finish_reason
     except ModelError as error:
         return _abandon(live, step, attempt, error)
     finally:
-        live.run.release()
-    message, reason = reply.finish(), answer.finish_reason
+        reply.close()
     log.append(c.StepEnd(node.agent_id, node.agent_type, step, attempt, "committed", answer.usage, message, reason))
     return 0
 
@@ -115,7 +115,10 @@ async def run_tool(live: LiveAgent, call: CallNode, tool: Tool[..., Any], delega
         )
     )
     host = LiveCall(live, call.tool_call_id, delegate, parkable=live.parkable and tool.replay == "safe")
-    ending = await _body(host, tool, arguments)
+    try:
+        ending = await _body(host, tool, arguments)
+    finally:
+        await host.stop_children()
     if host.parked:
         return False
     log.append(*end_call(log, live.node, call, **ending))
@@ -126,6 +129,7 @@ async def _body(host: LiveCall, tool: Tool[..., Any], arguments: dict[str, Any])
     """Runs the body within its bounds; returns how the call ends, as arguments of `end_call`."""
     try:
         with host.scope, anyio.move_on_after(tool.timeout) as clock:
+            host.deadline = anyio.current_effective_deadline()
             try:
                 return _answer(await _call(host, tool, arguments), tool)
             except ModelRetry as error:
@@ -206,5 +210,8 @@ def describe(error: BaseException) -> str:
     """An exception as one sentence for a model and a user: its kind and its text, of a group the first of them."""
     while isinstance(error, BaseExceptionGroup):
         error = cast(BaseExceptionGroup[BaseException], error).exceptions[0]
-    text = str(error)
+    try:
+        text = c.clean_text(str(error))
+    except Exception:
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -29,7 +29,7 @@ from typing import (
 )
 
 import docstring_parser
-from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 from pydantic import Field as PydanticField
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
@@ -40,7 +40,7 @@ from helix.errors import DefinitionError
 from helix.limits import Limits
 from helix.model import ToolDefinition
 from helix.results import RunResult
-from helix.schema import explain
+from helix.schema import validated
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -134,7 +134,7 @@ class ToolContext(Generic[StateT, DepsT]):
         attempt: how often this body has begun, from 1.
     """
 
-    deps: DepsT
+    deps: DepsT = field(repr=False)
     agent_id: str
     run_id: str
     session_id: str | None
@@ -268,10 +268,7 @@ class Tool(Generic[P, R]):
         """
         if self._arguments is None:
             return arguments
-        try:
-            valid = self._arguments.validate_python(arguments)
-        except ValidationError as error:
-            raise ValueError(explain(error)) from None
+        valid = validated(self._arguments, arguments)
         return {name: getattr(valid, name) for name in valid.__dataclass_fields__}
 
     def replace(self, **changes: Any) -> Tool[P, R]:
@@ -416,8 +413,8 @@ def _default(parameter: inspect.Parameter) -> Any:
     default: Any = parameter.default
     if default is parameter.empty:
         return field()
-    if type(default) in (list, dict, set):
-        return field(default_factory=functools.partial(copy.copy, default))
+    if type(default).__hash__ is None:  # a list, a dict, a model: each call gets its own
+        return field(default_factory=functools.partial(copy.deepcopy, default))
     return field(default=default)
 
 

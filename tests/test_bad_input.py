@@ -1,0 +1,159 @@
+"""Bad input: a typed error that says what, where and what to do, before anything runs; keys are never shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+from pydantic import BaseModel
+
+import helix
+from helix import Agent, DefinitionError, Executor, MissingKey, UnknownModel, UsageError, tool
+from helix.testing import ScriptedModel
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class Needy(BaseModel):
+    name: str
+    count: int = 0
+
+
+class NoSchema:
+    pass
+
+
+@tool
+def look() -> str:
+    return ""
+
+
+def untyped(query) -> str:  # type: ignore[no-untyped-def]
+    return ""
+
+
+def variadic(*queries: str) -> str:
+    return ""
+
+
+def cyclic() -> Agent[Any, Any, Any]:
+    inner = Agent("a")
+    return inner.replace(sub_agents=[Agent("b", sub_agents=[inner])])
+
+
+@pytest.mark.parametrize(
+    ("define", "words"),
+    [
+        (lambda: Agent("two words"), "agent name 'two words' is not usable: it must be a letter"),
+        (lambda: Agent(""), "agent name '' is not usable"),
+        (lambda: Agent("a" * 65), "is not usable"),
+        (lambda: Agent("a", tools=[look, look]), "agent 'a': two tools are called 'look'; rename one"),
+        (lambda: Agent("a", tools=[look], sub_agents=[Agent("look")]), "two tools are called 'look'"),
+        (lambda: Agent("a", tools=[untyped]), "tool 'untyped': parameter 'query' has no annotation; write its type"),
+        (lambda: Agent("a", tools=[variadic]), r"parameter .\*queries: .* cannot be filled by name"),
+        (lambda: Agent("a", tools=[Agent("b")]), r"stands in tools; put it in sub_agents"),
+        (lambda: Agent("a", sub_agents=[look]), "sub_agents takes agents and agent.as_tool"),
+        (lambda: Agent("a", state_type=Needy), "Needy.*name"),
+        (lambda: Agent("a", output_type=NoSchema), "NoSchema.* has no JSON Schema"),
+        (lambda: Agent("a", output_type=Needy, tools=[tool(name="final_result")(untyped_ok)]), "is taken by its"),
+        (cyclic, "child cycle: a > b > a"),
+        (lambda: tool(name="no good")(untyped_ok), "tool name 'no good' is not usable"),
+    ],
+)
+def test_a_definition_that_cannot_work_is_refused_at_once(define: Any, words: str) -> None:
+    with pytest.raises(DefinitionError, match=words):
+        define()
+
+
+def untyped_ok() -> str:
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("opnai:gpt-5", "Did you mean 'openai:gpt-5'"),
+        ("gpt-5", "openai:gpt-5"),
+        ("nonsense:x", "nonsense"),
+    ],
+)
+async def test_an_unknown_model_names_the_nearest_before_anything_runs(name: str, words: str) -> None:
+    with anyio.fail_after(5), pytest.raises(UnknownModel, match=words):
+        await helix.run(Agent("a", model=name), "x")
+
+
+async def test_a_missing_key_of_a_model_deep_in_the_tree_is_told_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    model = ScriptedModel(["never"])
+    root = Agent("root", model=model, sub_agents=[Agent("child", model="openai:gpt-5")])
+    with anyio.fail_after(5), pytest.raises(MissingKey, match="OPENAI_API_KEY"):
+        await helix.run(root, "x")
+    assert model.requests == []
+
+
+async def test_no_model_at_all_says_what_to_write() -> None:
+    with anyio.fail_after(5), pytest.raises(DefinitionError, match=r"agent 'a' has no model; write Agent\('a', model="):
+        await helix.run(Agent("a"), "x")
+
+
+async def test_an_executor_outside_of_async_with_says_what_to_write() -> None:
+    executor = Executor()
+    with pytest.raises(UsageError, match=r"async with Executor\(\) as executor"):
+        await executor.execute(Agent("a"), "x", model=ScriptedModel(["x"]))
+    with anyio.fail_after(5):
+        async with executor:
+            with pytest.raises(UsageError, match="already entered"):
+                await executor.__aenter__()
+    with pytest.raises(UsageError, match="async with"):
+        await executor.execute(Agent("a"), "x", model=ScriptedModel(["x"]))
+
+
+async def test_a_run_id_must_be_usable_and_new() -> None:
+    with anyio.fail_after(5):
+        async with Executor() as executor:
+            with pytest.raises(UsageError, match=r"run_id 'a\.b' is not usable"):
+                await executor.execute(Agent("a"), "x", model=ScriptedModel(["x"]), run_id="a.b")
+            handle = await executor.execute(Agent("a"), "x", model=ScriptedModel(["x"]), run_id="one")
+            await handle.result()
+            with pytest.raises(UsageError, match="'one' is in this store already"):
+                await executor.execute(Agent("a"), "x", model=ScriptedModel(["x"]), run_id="one")
+
+
+async def test_a_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    agent = Agent(
+        "a", model="openai:gpt-5", settings=helix.ModelSettings(max_retries=0, headers={"X-Key": "hidden-too"})
+    )
+    with anyio.fail_after(10):
+        async with helix.stream(agent, "x") as stream:
+            chunks = await helix.collect(stream)
+            result = await stream.result()
+    with pytest.raises(helix.RunFailed) as failed:
+        result.raise_for_status()
+    shown = [
+        repr(agent),
+        repr(agent.settings),
+        repr(result),
+        repr(failed.value),
+        repr(stream.handle),
+        str(failed.value),
+    ]
+    shown += [helix.chunk_to_json(chunk).decode() for chunk in chunks]
+    assert not [text for text in shown if "very-secret" in text or "hidden-too" in text]
+    assert result.error_code == "model_unavailable"
+
+
+def test_input_that_has_no_json_form_is_refused_before_anything_runs() -> None:
+    model = ScriptedModel(["never"])
+    with pytest.raises(ValueError, match="input: object has no JSON form"):
+        helix.run_sync(Agent("a"), object(), model=model)
+    assert model.requests == []
