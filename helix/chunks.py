@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -543,11 +545,33 @@ def to_json_value(value: Any, *, where: str = "value") -> Any:
         return {_json_key(key, where): to_json_value(item, where=f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, bytes | bytearray):
         return base64.b64encode(value).decode("ascii")
+    own = _fields_of(value)
+    raw = {name: item for name, item in own.items() if _has_bytes(item)}
+    if raw:  # pydantic would write them as UTF-8, or in another alphabet
+        shown = value.model_dump(mode="json", exclude=set(raw)) if isinstance(value, BaseModel) else own
+        return to_json_value({**{name: shown[name] for name in own if name in shown}, **shown, **raw}, where=where)
     try:
         plain = to_jsonable_python(value, by_alias=False, bytes_mode="base64")
     except (ValueError, TypeError) as error:  # PydanticSerializationError is a ValueError
         raise ValueError(f"{where}: {kind.__name__} has no JSON form ({error})") from None
     return to_json_value(plain, where=where)
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a pydantic model or a dataclass, by name; none of anything else."""
+    if isinstance(value, BaseModel):
+        return dict(value)
+    return {item.name: getattr(value, item.name) for item in fields(value)} if is_dataclass(value) else {}
+
+
+def _has_bytes(value: Any) -> bool:
+    if isinstance(value, bytes | bytearray):
+        return True
+    if isinstance(value, dict):
+        return any(_has_bytes(item) for item in cast(dict[Any, Any], value).values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(_has_bytes(item) for item in cast(Iterable[Any], value))
+    return any(_has_bytes(item) for item in _fields_of(value).values())
 
 
 def clean_text(text: str) -> str:

@@ -17,6 +17,9 @@ from helix.chunks import CHUNK_TYPES, Chunk
 from helix.errors import did_you_mean
 from helix.schema import WRAPPER, OutputSchema
 
+_SKIP: Any = object()
+"""What a picking function returns to pass over a chunk."""
+
 T = TypeVar("T")
 ChunkT = TypeVar("ChunkT", bound=Chunk)
 
@@ -24,7 +27,7 @@ ChunkT = TypeVar("ChunkT", bound=Chunk)
 class Stream(Generic[T]):
     """An async iterator with `aclose`, made from another one and a function that picks."""
 
-    def __init__(self, source: AsyncIterable[Any], pick: Callable[[Any], T | None]) -> None:
+    def __init__(self, source: AsyncIterable[Any], pick: Callable[[Any], T]) -> None:
         self._source: AsyncIterator[Any] = aiter(source)
         self._pick = pick
 
@@ -35,7 +38,7 @@ class Stream(Generic[T]):
         source, pick = self._source, self._pick
         while True:
             item = pick(await source.__anext__())
-            if item is not None:
+            if item is not _SKIP:
                 return item
 
     async def aclose(self) -> None:
@@ -121,7 +124,7 @@ def filter_stream_by_type(stream: AsyncIterable[Any], *kinds: Any) -> Stream[Any
     """
     flat = [kind for item in kinds for kind in ([item] if isinstance(item, str | type) else item)]
     classes = tuple(kind if isinstance(kind, type) else _class_of(kind) for kind in flat)
-    return Stream(stream, lambda chunk: chunk if isinstance(chunk, classes) else None)
+    return Stream(stream, lambda chunk: chunk if isinstance(chunk, classes) else _SKIP)
 
 
 def _class_of(kind: str) -> type[Chunk]:
@@ -134,16 +137,16 @@ def filter_stream_by_agent(stream: AsyncIterable[ChunkT], agent_id: str, descend
     """Only the chunks that this agent produced; with `descendants`, also those of everything below it."""
     below = f"{agent_id}."
 
-    def pick(chunk: ChunkT) -> ChunkT | None:
+    def pick(chunk: ChunkT) -> ChunkT:
         mine = chunk.agent_id == agent_id or (descendants and chunk.agent_id.startswith(below))
-        return chunk if mine else None
+        return chunk if mine else _SKIP
 
     return Stream(stream, pick)
 
 
 def filter_stream(stream: AsyncIterable[ChunkT], predicate: Callable[[ChunkT], bool]) -> Stream[ChunkT]:
     """Only the chunks for which `predicate` is true."""
-    return Stream(stream, lambda chunk: chunk if predicate(chunk) else None)
+    return Stream(stream, lambda chunk: chunk if predicate(chunk) else _SKIP)
 
 
 def text(stream: AsyncIterable[Chunk], agent_id: str | None = None) -> Stream[str]:
@@ -152,11 +155,11 @@ def text(stream: AsyncIterable[Chunk], agent_id: str | None = None) -> Stream[st
     A step that failed and was tried again has its words in here twice; the final text is `result.output`.
     """
 
-    def pick(chunk: Chunk) -> str | None:
+    def pick(chunk: Chunk) -> str:
         if not isinstance(chunk, c.TextDelta):
-            return None
+            return _SKIP
         mine = chunk.agent_id == agent_id if agent_id is not None else "." not in chunk.agent_id
-        return chunk.delta if mine else None
+        return chunk.delta if mine else _SKIP
 
     return Stream(stream, pick)
 
@@ -181,18 +184,18 @@ def partial_outputs(
 class _Partial:
     def __init__(self, schema: OutputSchema[Any], agent_id: str | None) -> None:
         self._schema, self._agent_id = schema, agent_id
-        self._shown = _NOTHING
+        self._shown = _SKIP
         self._begin()
 
     def take(self, chunk: Chunk) -> Any:
         if chunk.agent_id != self._agent_id and (self._agent_id is not None or "." in chunk.agent_id):
-            return None
+            return _SKIP
         if isinstance(chunk, c.StepStart):
             self._begin()
         if isinstance(chunk, c.Output):
             return self._fresh(chunk.output)
         if not isinstance(chunk, c.OutputDelta):
-            return None
+            return _SKIP
         self._text += chunk.delta
         for char in chunk.delta:
             self._follow(char)
@@ -210,8 +213,8 @@ class _Partial:
             self._escaped = self._in_string and char == "\\"
 
     def _fresh(self, value: Any) -> Any:
-        if value is _NOTHING or value == self._shown:
-            return None
+        if value is _SKIP or (value == self._shown and type(value) is type(self._shown)):
+            return _SKIP
         self._shown = value
         return value
 
@@ -221,10 +224,7 @@ class _Partial:
         try:
             value = from_json(text, allow_partial="trailing-strings")
         except ValueError:
-            return _NOTHING
+            return _SKIP
         if self._schema.wrapped and isinstance(value, dict):
-            return cast(dict[str, Any], value).get(WRAPPER, _NOTHING)
+            return cast(dict[str, Any], value).get(WRAPPER, _SKIP)
         return value
-
-
-_NOTHING: Any = object()

@@ -157,11 +157,11 @@ async def _call(host: LiveCall, tool: Tool[..., Any], arguments: dict[str, Any])
     if _is(inspect.iscoroutinefunction, function):
         return await function(*given, **arguments)
 
-    def in_thread() -> Any:
+    def in_thread() -> tuple[Any]:  # in a tuple, because trio refuses a thread that returns a coroutine
         value = function(*given, **arguments)
-        return _drain_sync(host, value) if inspect.isgenerator(value) else value
+        return (_drain_sync(host, value) if inspect.isgenerator(value) else value,)
 
-    value = await anyio.to_thread.run_sync(in_thread, abandon_on_cancel=True)
+    (value,) = await anyio.to_thread.run_sync(in_thread, abandon_on_cancel=True)
     return await value if inspect.isawaitable(value) else value
 
 

@@ -310,12 +310,13 @@ def make_tool(
     """`tool`, as a plain function."""
     if not callable(function):
         raise DefinitionError(f"a tool must be a function, not {function!r}")
-    name = name or str(getattr(function, "__name__", type(function).__name__))
+    described: Any = function.func if isinstance(function, functools.partial) else function
+    name = name or str(getattr(described, "__name__", type(described).__name__))
     check_name(name, "tool")
     parameters = list(inspect.signature(function).parameters.values())
     hints = _hints(function, name)
     takes_context = bool(parameters) and _is_context(hints.get(parameters[0].name))
-    doc = docstring_parser.parse(inspect.getdoc(function) or "")
+    doc = docstring_parser.parse(inspect.getdoc(described) or "")
     about = {param.arg_name: param.description or "" for param in doc.params}
     arguments = _arguments_type(name, parameters[takes_context:], hints, about)
     return Tool(

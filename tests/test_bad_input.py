@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -57,7 +57,7 @@ def cyclic() -> Agent[Any, Any, Any]:
         (lambda: Agent("a", tools=[look], sub_agents=[Agent("look")]), "two tools are called 'look'"),
         (lambda: Agent("a", tools=[untyped]), "tool 'untyped': parameter 'query' has no annotation; write its type"),
         (lambda: Agent("a", tools=[variadic]), r"parameter .\*queries: .* cannot be filled by name"),
-        (lambda: Agent("a", tools=[Agent("b")]), r"stands in tools; put it in sub_agents"),
+        (lambda: Agent("a", tools=[cast(Any, Agent("b"))]), r"stands in tools; put it in sub_agents"),
         (lambda: Agent("a", sub_agents=[look]), "sub_agents takes agents and agent.as_tool"),
         (lambda: Agent("a", state_type=Needy), "Needy.*name"),
         (lambda: Agent("a", output_type=NoSchema), "NoSchema.* has no JSON Schema"),

@@ -9,7 +9,7 @@ import pytest
 import trio.testing
 
 import helix
-from helix import Agent, Limits, LimitReached, ToolContext, tool
+from helix import Agent, LimitReached, Limits, ToolContext, tool
 from helix.model import ModelRequest
 from helix.testing import Call, FunctionModel, ScriptedModel, Turn, check_stream
 

@@ -121,7 +121,7 @@ async def test_invalid_twice_then_valid_gives_one_output(way: str) -> None:
     if way == "call":
         assert [end.error_code for end in of(chunks, "tool_end")] == ["output_invalid", "output_invalid", None]
     else:
-        assert [chunk.source for chunk in of(chunks, "message")] == ["feedback", "feedback"]
+        assert [chunk.kind for chunk in of(chunks, "message")] == ["feedback", "feedback"]
 
 
 @pytest.mark.parametrize("way", ["call", "text", "words", "broken JSON"])
