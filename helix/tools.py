@@ -310,7 +310,7 @@ def make_tool(
     """`tool`, as a plain function."""
     if not callable(function):
         raise DefinitionError(f"a tool must be a function, not {function!r}")
-    described: Any = function.func if isinstance(function, functools.partial) else function
+    described = _unwrapped(function)
     name = name or str(getattr(described, "__name__", type(described).__name__))
     check_name(name, "tool")
     parameters = list(inspect.signature(function).parameters.values())
@@ -342,8 +342,13 @@ def check_name(name: str, what: str) -> None:
         )
 
 
+def _unwrapped(function: Any) -> Any:
+    """What a partial calls; anything else is itself."""
+    return function.func if isinstance(function, functools.partial) else function
+
+
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
-    target: Any = function.func if isinstance(function, functools.partial) else function
+    target = _unwrapped(function)
     if not (inspect.isfunction(target) or inspect.ismethod(target)):
         target = target.__call__
     try:

@@ -355,7 +355,7 @@ async def test_every_kind_of_callable_runs(make: Callable[[], Any], arguments: d
 
 
 @pytest.mark.anyio
-async def test_a_sync_function_that_gives_an_awaitable(request: pytest.FixtureRequest, anyio_backend: str) -> None:
+async def test_a_sync_function_that_gives_an_awaitable() -> None:
     played = await call(tool(name="later")(lambda: Desk(3).times(2)), Call("later"))
     assert [(end.result, end.error) for end in played.ends] == [(6, None)]
 
