@@ -40,7 +40,7 @@ class UnknownAgent(HelixError, LookupError):
 
 
 class SessionBusy(HelixError, RuntimeError):
-    """The session already has a live run; wait for it, or cancel it."""
+    """The session's last run is still live or parked; wait for it, resume it, or cancel it."""
 
 
 class InvalidChunk(HelixError, ValueError):

@@ -153,7 +153,8 @@ class RunHandle(Generic[OutputT, StateT]):
     async def interrupt(self) -> None:
         """Stops the run before its next model calls; running tools finish. Returns when it rests.
 
-        `Executor.resume` goes on with it. A run that had nothing more to ask ends instead.
+        `Executor.resume` goes on with it. A run that had nothing more to ask ends instead. Not to be awaited in a tool
+        of the same run: it would wait for itself.
         """
         if self._run is not None:
             self._run.stop.set()

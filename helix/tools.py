@@ -231,8 +231,8 @@ class Tool(Generic[P, R]):
         description: what the model reads.
         parameters: the JSON Schema of its arguments.
         timeout: seconds a body may take.
-        retries: how often in a row the model may be asked to try again after a failure; one more ends the agent.
-            None: as often as its steps allow.
+        retries: in how many steps in a row it may fail and the model try again; one more ends the agent. None: as
+            often as its steps allow.
         replay: `safe` when running the body again does no harm; then it is, after an interrupt or a crash.
         sequential: the calls of a step that has this tool run one after the other.
         finishes: its result is the agent's output, and the run ends.
