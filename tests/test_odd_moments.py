@@ -58,7 +58,7 @@ async def test_who_waits_for_room_is_woken_when_a_branch_with_an_open_step_is_ca
                 root, "go", model=FunctionModel(answer), limits=Limits(concurrency=1), run_id="run"
             )
             await stalling.wait()
-            await handle.cancel("run.b-1")
+            await handle.cancel(next(agent_id for agent_id in handle.tree.agents if agent_id.startswith("run.b-")))
             assert (await handle.result()).output == "done"
             await whole(handle)
 
