@@ -63,6 +63,7 @@ class RunStream(Generic[OutputT, StateT]):
         await self._executor.__aexit__(kind, error, traceback)
 
     def __aiter__(self) -> LogReader[Chunk]:
+        _ = self.handle  # says what to write, outside of `async with`
         return self._reader
 
     async def __anext__(self) -> Chunk:

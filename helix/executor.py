@@ -69,6 +69,11 @@ class RunHandle(Generic[OutputT, StateT]):
         return self._agent
 
     @property
+    def run(self) -> Run | None:
+        """The live side of it, as it is or was last in this executor; for the executor only."""
+        return self._run
+
+    @property
     def tree(self) -> RunTree:
         """The run as it is now, folded. Not to be changed."""
         return self._log.tree
@@ -278,7 +283,8 @@ class Executor:
         Args:
             run_id: which run.
             input: what to say to the root before it goes on.
-            deps, model: as in `execute`; they are not in the log, so they are given again.
+            deps, model: as in `execute`. This executor remembers them for the runs that it had itself; they are not
+                in the log, so for others they are given again.
 
         Raises:
             UnknownRun: the store has no such run.
@@ -290,13 +296,15 @@ class Executor:
         handle = self._handle(log)
         _check_resumable(log)
         agent = handle.agent
-        override = None if model is None else self._check_model(model)
+        before = handle.run
+        override = (before and before.model) if model is None else self._check_model(model)
         await self._open_tree(agent, override)
         root_model = override or self._check_model(_model_of(agent))
         _check_resumable(log)  # somebody may have been faster
         log.append(*_resumption(log.tree, run_id), *_steering(log.tree, input))
-        given = self._deps if deps is _UNSET else deps
-        return self._start(tasks, handle, log, root_model, override, given)
+        if deps is _UNSET:
+            deps = self._deps if before is None else before.deps
+        return self._start(tasks, handle, log, root_model, override, deps)
 
     async def get_handle(self, run_id: str) -> RunHandle[Any, Any]:
         """The handle of a run in the store: of a live one the very handle, of another one a handle to read it.

@@ -220,6 +220,44 @@ async def test_a_branch_cancelled_after_it_has_parked_has_ended_when_the_rest_pa
             await whole(handle)
 
 
+async def test_a_resume_in_the_same_executor_remembers_deps_and_model() -> None:
+    entered, go_on, seen = anyio.Event(), anyio.Event(), []
+
+    @tool
+    async def gate(ctx: ToolContext[None, str]) -> str:
+        seen.append(ctx.deps)
+        entered.set()
+        await go_on.wait()
+        return ""
+
+    with ScriptedModel([Turn(calls=[Call("gate")]), Turn(calls=[Call("gate")]), "done"]) as model, anyio.fail_after(5):
+        async with Executor() as executor:
+            handle = await executor.execute(Agent("a", deps_type=str, tools=[gate]), "go", model=model, deps="D")
+            await entered.wait()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(handle.interrupt)
+                await anyio.lowlevel.checkpoint()
+                go_on.set()
+            assert (await (await executor.resume(handle.run_id)).result()).output == "done"
+    assert seen == ["D", "D"]
+
+
+def test_a_script_says_what_is_wrong_with_it() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'model_rate_limited'"):
+        Turn(fail="model_rate_limit")  # type: ignore[arg-type]
+    model = ScriptedModel([Turn(calls=[Call("x")])])
+    with pytest.raises(helix.RunFailed):
+        helix.run_sync(Agent("a"), "go", model=model)
+    with pytest.raises(AssertionError, match="more turns were asked for than scripted, by"):
+        model.check_used()
+
+
+async def test_a_stream_outside_of_async_with_says_what_to_write() -> None:
+    with pytest.raises(UsageError, match=r"async with helix\.stream"):
+        async for _ in helix.stream(Agent("a"), "go", model=ScriptedModel(["x"])):
+            pass
+
+
 async def test_an_interrupted_runs_handle_works_on_after_the_resume() -> None:
     entered, go_on = anyio.Event(), anyio.Event()
 

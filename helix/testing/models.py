@@ -15,8 +15,8 @@ import anyio
 from anyio.lowlevel import checkpoint
 from pydantic_core import to_json
 
-from helix.chunks import ErrorCode, FinishReason
-from helix.errors import ModelError
+from helix.chunks import ERROR_CODES, ErrorCode, FinishReason
+from helix.errors import ModelError, did_you_mean
 from helix.limits import Usage
 from helix.model import Emit, ModelReply, ModelRequest
 
@@ -65,6 +65,10 @@ class Turn:
     stall: bool = False
     wait: Callable[[], Awaitable[Any]] | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.fail, str) and self.fail not in ERROR_CODES:
+            raise ValueError(f"Turn(fail={self.fail!r}): no such code.{did_you_mean(self.fail, ERROR_CODES)}")
+
 
 Scripted: TypeAlias = Turn | str
 Answering: TypeAlias = Callable[[ModelRequest], Scripted | Awaitable[Scripted]]
@@ -80,7 +84,7 @@ class ScriptedModel:
             `writer-2` (the end of an agent's id) is for that one alone. Each turn is used once.
         pace: seconds between pieces; a text is then streamed word by word.
         strict: an agent that asks for more turns than it has fails; otherwise its last turn is repeated. In a `with`
-            block, turns that are left over are an error when the block is left.
+            block, turns that were missing or are left over are an error when the block is left.
 
     Attributes:
         requests: every request made, in order.
@@ -92,6 +96,7 @@ class ScriptedModel:
         self._used: dict[str, int] = {}
         self._pace = pace
         self._strict = strict
+        self._missing: list[str] = []
         self._calls = 0
         self.requests: list[ModelRequest] = []
 
@@ -113,7 +118,9 @@ class ScriptedModel:
             self.check_used()
 
     def check_used(self) -> None:
-        """Raises AssertionError if turns are left over; says whose."""
+        """Raises AssertionError if turns were missing, or are left over; says whose."""
+        if self._missing:
+            raise AssertionError(f"more turns were asked for than scripted, by {', '.join(self._missing)}")
         left = {
             name or "any agent": len(script) - self._used.get(name, 0)
             for name, script in self._scripts.items()
@@ -149,6 +156,7 @@ class ScriptedModel:
             return _as_turn(await given if inspect.isawaitable(given) else given)
         used = self._used.get(key, 0)
         if used >= len(script) and (self._strict or not script):
+            self._missing.append(request.agent_id)
             raise ModelError(
                 "internal", f"ScriptedModel has no more turns for {key or 'any agent'!r}: {used} were used"
             )
