@@ -139,7 +139,7 @@ class LiveCall:
         if not self._call_id:
             raise UsageError("instructions have no output to write to; use ctx.emit")
         if text:
-            self._append(lambda node: self._output(node, text, channel))
+            self._append(lambda node: self._output(node, c.clean_text(text), channel))
 
     def update_state(self) -> AbstractContextManager[Any]:
         """See `ToolContext.update_state`."""

@@ -20,6 +20,9 @@ from helix.schema import WRAPPER, OutputSchema
 _SKIP: Any = object()
 """What a picking function returns to pass over a chunk."""
 
+_CONTROL: tuple[type[Any], ...] = (c.StreamEnd, c.Resync)
+"""What a reader makes itself passes every filter of chunks (it comes only when it was asked for)."""
+
 T = TypeVar("T")
 ChunkT = TypeVar("ChunkT", bound=Chunk)
 
@@ -124,7 +127,8 @@ def filter_stream_by_type(stream: AsyncIterable[Any], *kinds: Any) -> Stream[Any
     """
     flat = [kind for item in kinds for kind in ([item] if isinstance(item, str | type) else item)]
     classes = tuple(kind if isinstance(kind, type) else _class_of(kind) for kind in flat)
-    return Stream(stream, lambda chunk: chunk if isinstance(chunk, classes) else _SKIP)
+    passing = (*classes, *_CONTROL)
+    return Stream(stream, lambda chunk: chunk if isinstance(chunk, passing) else _SKIP)
 
 
 def _class_of(kind: str) -> type[Chunk]:
@@ -138,6 +142,8 @@ def filter_stream_by_agent(stream: AsyncIterable[ChunkT], agent_id: str, descend
     below = f"{agent_id}."
 
     def pick(chunk: ChunkT) -> ChunkT:
+        if isinstance(chunk, _CONTROL):
+            return chunk
         mine = chunk.agent_id == agent_id or (descendants and chunk.agent_id.startswith(below))
         return chunk if mine else _SKIP
 
@@ -146,7 +152,7 @@ def filter_stream_by_agent(stream: AsyncIterable[ChunkT], agent_id: str, descend
 
 def filter_stream(stream: AsyncIterable[ChunkT], predicate: Callable[[ChunkT], bool]) -> Stream[ChunkT]:
     """Only the chunks for which `predicate` is true."""
-    return Stream(stream, lambda chunk: chunk if predicate(chunk) else _SKIP)
+    return Stream(stream, lambda chunk: chunk if isinstance(chunk, _CONTROL) or predicate(chunk) else _SKIP)
 
 
 def text(stream: AsyncIterable[Chunk], agent_id: str | None = None) -> Stream[str]:
@@ -188,6 +194,8 @@ class _Partial:
         self._begin()
 
     def take(self, chunk: Chunk) -> Any:
+        if isinstance(chunk, _CONTROL):
+            return _SKIP
         if chunk.agent_id != self._agent_id and (self._agent_id is not None or "." in chunk.agent_id):
             return _SKIP
         if isinstance(chunk, c.StepStart):

@@ -20,6 +20,7 @@ from helix.chunks import (
     ToolInputDelta,
     ToolInputEnd,
     ToolInputStart,
+    clean_text,
     to_json_value,
 )
 from helix.errors import UsageError
@@ -110,6 +111,7 @@ class Reply:
         """See `Emit.text`."""
         if not _text(delta):
             return
+        delta = clean_text(delta)
         if self._undecided is not None:
             delta = self._undecided + delta
             if delta.isspace():
@@ -126,12 +128,14 @@ class Reply:
     def refusal(self, delta: str) -> None:
         """See `Emit.refusal`. Readers see it as text."""
         if _text(delta):
+            delta = clean_text(delta)
             self._part("refusal").pieces.append(delta)
             self._append(TextDelta(self._agent_id, self._agent_type, delta))
 
     def thinking(self, delta: str) -> None:
         """See `Emit.thinking`."""
         if _text(delta):
+            delta = clean_text(delta)
             self._part("thinking").pieces.append(delta)
             self._append(Thinking(self._agent_id, self._agent_type, delta, False))
 
@@ -151,7 +155,7 @@ class Reply:
         if call_id and not call.id:
             self._identify(call, call_id)
         if arguments and not call.written:
-            call.pieces.append(arguments)
+            call.pieces.append(clean_text(arguments))
         self._show(call)
 
     def provider_data(self, provider: str, data: dict[str, Any], *, to: Literal["message", "part"] = "message") -> None:

@@ -418,3 +418,35 @@ def test_a_sync_stream_can_be_left_and_entered_again_and_asked_after_its_block()
         rest = list(run)
     assert [chunk.sequence for chunk in [first, *rest]] == list(range(1, 7))
     assert run.result().output == "ab"
+
+
+async def test_control_messages_pass_the_filters() -> None:
+    with anyio.fail_after(5):
+        async with Executor() as executor:
+            handle = await executor.execute(Agent("a"), "x", model=ScriptedModel(["hi"]), run_id="run")
+            await handle.result()
+
+            def read() -> Any:
+                return handle.stream(control=True)
+
+            streams: list[Any] = [
+                helix.filter_stream_by_type(read(), "text_delta"),
+                helix.filter_stream_by_agent(read(), "someone else"),
+                helix.filter_stream(read(), lambda chunk: chunk.type == "output"),
+            ]
+            for stream in streams:
+                assert [chunk.type for chunk in await helix.collect(stream)][-1] == "stream_end"
+            assert await helix.collect(helix.partial_outputs(read(), str)) == []
+
+
+async def test_lone_surrogates_never_enter_the_log() -> None:
+    @tool
+    def name(ctx: ToolContext) -> str:
+        ctx.write("caf\udce9")
+        return "caf\udce9"
+
+    model = ScriptedModel([Turn(text="a\ud83d", thinking="b\ud83d", calls=[Call("name")]), "done\ud83d"])
+    async with helix.stream(Agent("a", tools=[name]), "x\ud83d", model=model) as run:
+        chunks = await helix.collect(run)
+    check_stream(chunks)
+    assert all(helix.parse_chunk(helix.chunk_to_json(chunk)) == chunk for chunk in chunks)
