@@ -5,6 +5,7 @@ Above `spec` and `rendering`, below `objects`, `lists` and `sets`; `draft`, at t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -25,7 +26,7 @@ class Session:
         self.make = make
 
 
-class Node:
+class Node(ABC):
     """What a draft has touched of one container of the document.
 
     `base` is the container itself, not a copy: it shows what others write meanwhile. Own writes lie over it, so that
@@ -50,17 +51,17 @@ class Node:
     def python_type(self) -> type[Any]:
         return self.spec.python_type
 
+    @abstractmethod
     def changed(self) -> bool:
         """Is anything written, here or below?"""
-        raise NotImplementedError
 
+    @abstractmethod
     def plain(self) -> Any:
         """The container as this draft sees it, as JSON of its own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def render(self, live: Any, path: JsonPath, out: Rendering) -> None:
         """Writes the operations that bring what was changed into `live`, which stands at `path`."""
-        raise NotImplementedError
 
     def value(self) -> Any:
         """The container as a fresh Python value of its declared type."""
