@@ -26,6 +26,7 @@ from helix.errors import (
 from helix.executor import Executor, RunHandle
 from helix.filters import collect, filter_stream, filter_stream_by_agent, filter_stream_by_type, partial_outputs, text
 from helix.fold import RunTree
+from helix.items import partial_items
 from helix.limits import Limits, Usage
 from helix.log import MemoryStore
 from helix.messages import AssistantMessage, Message, ToolMessage, UserMessage
@@ -88,6 +89,7 @@ __all__ = [
     "filter_stream_by_agent",
     "filter_stream_by_type",
     "parse_chunk",
+    "partial_items",
     "partial_outputs",
     "run",
     "run_sync",

@@ -14,7 +14,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from pydantic_core import to_json
 from typing_extensions import TypeForm, TypeVar
 
-from helix.errors import DefinitionError, UsageError
+from helix.errors import DefinitionError, UsageError, check_arguments
 from helix.limits import Limits
 from helix.model import Model, ModelSettings, OutputDefinition
 from helix.schema import OutputSchema, validated
@@ -48,6 +48,9 @@ class Agent(Generic[OutputT, StateT, DepsT]):
         limits: bounds for it and everything below it.
         settings: how to ask its model.
         output_retries: how often the model may correct an output that was not valid.
+
+    Attributes:
+        toolsets, output_schema, state_schema: for the loop; each argument is an attribute, too.
 
     Raises:
         DefinitionError: something of this cannot work; says what and where.
@@ -122,6 +125,7 @@ class Agent(Generic[OutputT, StateT, DepsT]):
         Raises:
             TypeError: there is no such argument.
         """
+        check_arguments("replace", changes, self._arguments)
         return type(self)(**{**self._arguments, **changes})
 
     def as_tool(

@@ -5,6 +5,7 @@ Floor 5: above `executor`, which does the work; nothing here adds a second way.
 
 from __future__ import annotations
 
+import inspect
 import queue
 import secrets
 import threading
@@ -19,7 +20,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from helix.agent import Agent
 from helix.chunks import Chunk
-from helix.errors import UsageError
+from helix.errors import UsageError, check_arguments
 from helix.executor import Executor, RunHandle
 from helix.fold import RunTree
 from helix.limits import Limits
@@ -32,6 +33,8 @@ OutputT = TypeVarWithDefault("OutputT", default=Any)
 StateT = TypeVarWithDefault("StateT", default=Any)
 DepsT = TypeVarWithDefault("DepsT", default=object)
 T = TypeVar("T")
+
+_OPTIONS = inspect.signature(Executor.execute).parameters.keys() - {"self", "agent", "input"}
 
 
 class RunStream(Generic[OutputT, StateT]):
@@ -130,6 +133,7 @@ def stream(agent: Agent[Any, Any, Any], input: Any, **options: Any) -> RunStream
 
     Arguments and errors are those of `Executor.execute`; errors come at `async with`.
     """
+    check_arguments("stream", options, _OPTIONS)
     return RunStream(lambda executor: executor.execute(agent, input, **options))
 
 
@@ -162,6 +166,7 @@ async def run(agent: Agent[Any, Any, Any], input: Any, **options: Any) -> RunRes
         RunFailed, RunCancelled, RunSuspended: it did not complete; each has `.result`.
         DefinitionError, UnknownModel, MissingKey: it cannot work; nothing has run.
     """
+    check_arguments("run", options, _OPTIONS)
     async with Executor() as executor:
         handle = await executor.execute(agent, input, **options)
         result = await handle.result()
@@ -196,6 +201,7 @@ def run_sync(agent: Agent[Any, Any, Any], input: Any, **options: Any) -> RunResu
 
     Inside a running event loop it works on a thread of its own and blocks that loop meanwhile.
     """
+    check_arguments("run_sync", options, _OPTIONS)
 
     async def main() -> RunResult[Any, Any]:
         return await run(agent, input, **options)
@@ -297,6 +303,7 @@ def stream_sync(
 ) -> SyncRunStream[OutputT, StateT]: ...
 def stream_sync(agent: Agent[Any, Any, Any], input: Any, **options: Any) -> SyncRunStream[Any, Any]:
     """`stream` for code that is not async. Arguments and errors are those of `Executor.execute`."""
+    check_arguments("stream_sync", options, _OPTIONS)
     return SyncRunStream(RunStream(lambda executor: executor.execute(agent, input, **options)))
 
 
@@ -321,6 +328,7 @@ class Session(Generic[OutputT, StateT]):
         Raises:
             SessionBusy: an earlier turn is still going.
         """
+        check_arguments("send", options, _OPTIONS - {"session_id"})
         handle = await self._execute(input, options)
         return await handle.result()
 
@@ -330,6 +338,7 @@ class Session(Generic[OutputT, StateT]):
         Raises:
             SessionBusy: at the first step of the iteration: an earlier turn is still going.
         """
+        check_arguments("stream", options, _OPTIONS - {"session_id"})
         return SessionStream(lambda: self._execute(input, options))
 
     @property

@@ -34,10 +34,15 @@ PROTOCOL = 1
 """The protocol's version, written into the root's `run_start`. A log with a higher one may be watched, not owned."""
 
 RunStatus: TypeAlias = Literal["completed", "failed", "cancelled", "interrupted", "suspended"]
+"""How an agent's run ended, or how the tree is parked."""
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "filter", "refusal", "output", "limit"]
+"""Why a step ended."""
 Outcome: TypeAlias = Literal["committed", "abandoned", "cut"]
+"""What became of a model call: its message counts, it is void, or its text so far was kept."""
 MessageKind: TypeAlias = Literal["steering", "feedback", "notice", "summary"]
+"""Why a message joined a conversation."""
 Channel: TypeAlias = Literal["text", "stdout", "stderr"]
+"""Which of its outputs a tool wrote to."""
 ErrorCode: TypeAlias = Literal[
     "model_rate_limited",
     "model_unavailable",
@@ -65,7 +70,9 @@ ErrorCode: TypeAlias = Literal[
     "cancelled",
     "internal",
 ]
+"""What went wrong, in one word; the table of them is in `docs/agents-and-tools.md`."""
 ERROR_CODES: frozenset[str] = frozenset(get_args(ErrorCode))
+"""Every `ErrorCode`."""
 
 
 def _absent(value: object) -> bool:
@@ -73,9 +80,13 @@ def _absent(value: object) -> bool:
 
 
 OptStr: TypeAlias = Annotated[str | None, Field(exclude_if=_absent)]
+"""A text that is left out on the wire when it is absent."""
 OptInt: TypeAlias = Annotated[int | None, Field(exclude_if=_absent)]
+"""A number that is left out on the wire when it is absent."""
 OptTrue: TypeAlias = Annotated[bool | None, Field(exclude_if=_absent)]
+"""A flag that is left out on the wire when it is absent."""
 OptStrings: TypeAlias = Annotated[list[str] | None, Field(exclude_if=_absent)]
+"""Texts that are left out on the wire when they are absent."""
 Patch: TypeAlias = list[dict[str, Any]]
 """RFC 6902 operations."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Protocol
 
 from helix.limits import Usage
 
@@ -109,3 +110,43 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` when one of `known` is near to `name`, else an empty text."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_arguments(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """As Python refuses keyword arguments that a function does not have, and with the one that may be meant.
+
+    Raises:
+        TypeError: one of `given` is not in `known`.
+    """
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise TypeError(f"{function}() has no argument {name!r}.{did_you_mean(name, names)}")
+
+
+class HasAgent(Protocol):
+    """Whatever tells of one agent: a chunk, a node of a tree."""
+
+    @property
+    def agent_id(self) -> str:
+        """The agent's id in its run."""
+        ...
+
+    @property
+    def agent_type(self) -> str:
+        """The agent's name."""
+        ...
+
+
+def which_agent(given: str, agents: Iterable[HasAgent]) -> str:
+    """A hint for who gave what is no agent's id: the ids of the agents of that name, else the nearest id."""
+    known = {agent.agent_id: agent.agent_type for agent in agents}
+    named = [agent_id for agent_id, name in known.items() if given in (name, agent_id.rpartition(".")[2])]
+    if not named:
+        return did_you_mean(given, known)
+    shown = ", ".join(repr(agent_id) for agent_id in named[:_IDS]) + (", …" if len(named) > _IDS else "")
+    return f" An agent's id is wanted; of {given!r}: {shown}."
+
+
+_IDS = 5
+"""How many ids a hint names."""

@@ -25,6 +25,7 @@ from helix.errors import (
     UnknownAgent,
     UsageError,
     did_you_mean,
+    which_agent,
 )
 from helix.fold import RunTree, fold
 from helix.limits import Limits
@@ -61,7 +62,9 @@ class RunHandle(Generic[OutputT, StateT]):
 
     def __repr__(self) -> str:
         tree = self._log.tree
-        return f"RunHandle({self._agent.name}, {tree.status}, {len(tree.agents)} agents, {tree.sequence} chunks)"
+        agents = f"{len(tree.agents)} agent{'' if len(tree.agents) == 1 else 's'}"
+        name, where = self._agent.name, f"at sequence {tree.sequence}"
+        return f"RunHandle({name}, run_id={self.run_id!r}, {tree.status}, {agents}, {where})"
 
     @property
     def agent(self) -> Agent[OutputT, StateT, Any]:
@@ -145,7 +148,7 @@ class RunHandle(Generic[OutputT, StateT]):
         """
         target, tree = agent_id or self.run_id, self._log.tree
         if target not in tree.agents:
-            raise UsageError(f"no agent {target!r} in this run.{did_you_mean(target, tree.agents)}")
+            raise UsageError(f"no agent {target!r} in this run.{which_agent(target, tree.agents.values())}")
         if tree.agents[target].ended:
             return
         if not self._log.live:

@@ -14,7 +14,7 @@ from typing_extensions import TypeForm
 
 from helix import chunks as c
 from helix.chunks import CHUNK_TYPES, Chunk
-from helix.errors import did_you_mean
+from helix.errors import UsageError, did_you_mean
 from helix.schema import WRAPPER, OutputSchema
 
 _SKIP: Any = object()
@@ -25,6 +25,8 @@ _CONTROL: tuple[type[Any], ...] = (c.StreamEnd, c.Resync)
 
 T = TypeVar("T")
 ChunkT = TypeVar("ChunkT", bound=Chunk)
+OtherT = TypeVar("OtherT", bound=Chunk)
+ThirdT = TypeVar("ThirdT", bound=Chunk)
 
 
 class Stream(Generic[T]):
@@ -43,6 +45,10 @@ class Stream(Generic[T]):
             item = pick(await source.__anext__())
             if item is not _SKIP:
                 return item
+
+    def pick_by(self, pick: Callable[[Any], T]) -> None:
+        """From the next chunk on, picks by another function. For filters only."""
+        self._pick = pick
 
     async def aclose(self) -> None:
         """Closes this stream and the one below it; the run goes on."""
@@ -113,6 +119,14 @@ def filter_stream_by_type(
 ) -> Stream[c.ApprovalResponse]: ...
 @overload
 def filter_stream_by_type(stream: AsyncIterable[Any], kind: str, other: str, /, *others: str) -> Stream[Chunk]: ...
+@overload  # mypy needs the arities apart: it joins several classes under one variable to what all chunks have in common
+def filter_stream_by_type(
+    stream: AsyncIterable[Any], kind: type[ChunkT], other: type[OtherT], /
+) -> Stream[ChunkT | OtherT]: ...
+@overload
+def filter_stream_by_type(
+    stream: AsyncIterable[Any], kind: type[ChunkT], other: type[OtherT], third: type[ThirdT], /
+) -> Stream[ChunkT | OtherT | ThirdT]: ...
 @overload
 def filter_stream_by_type(stream: AsyncIterable[Any], *kinds: type[ChunkT]) -> Stream[ChunkT]: ...
 @overload
@@ -138,7 +152,11 @@ def _class_of(kind: str) -> type[Chunk]:
 
 
 def filter_stream_by_agent(stream: AsyncIterable[ChunkT], agent_id: str, descendants: bool = False) -> Stream[ChunkT]:
-    """Only the chunks that this agent produced; with `descendants`, also those of everything below it."""
+    """Only the chunks that this agent produced; with `descendants`, also those of everything below it.
+
+    Raises:
+        UsageError: in the iteration: an agent's name was given, not an id; says which id it has.
+    """
     below = f"{agent_id}."
 
     def pick(chunk: ChunkT) -> ChunkT:
@@ -147,7 +165,36 @@ def filter_stream_by_agent(stream: AsyncIterable[ChunkT], agent_id: str, descend
         mine = chunk.agent_id == agent_id or (descendants and chunk.agent_id.startswith(below))
         return chunk if mine else _SKIP
 
-    return Stream(stream, pick)
+    return _of_agent(stream, pick, agent_id)
+
+
+def _of_agent(stream: AsyncIterable[Any], pick: Callable[[Any], T], agent_id: str | None) -> Stream[T]:
+    """A stream of what is picked of one agent. If its id may be a name, it is looked at until it proves to be an id."""
+    picked = Stream(stream, pick)
+    if agent_id is not None and "." not in agent_id:
+        picked.pick_by(_unless_a_name(agent_id, pick, picked))
+    return picked
+
+
+def _unless_a_name(agent_id: str, pick: Callable[[Any], T], picked: Stream[T]) -> Callable[[Any], T]:
+    below, end = f"{agent_id}.", f".{agent_id}"
+
+    def check(chunk: Any) -> T:
+        if not isinstance(chunk, _CONTROL):
+            if chunk.agent_id == agent_id or chunk.agent_id.startswith(below):
+                picked.pick_by(pick)
+            elif chunk.agent_type == agent_id or chunk.agent_id.endswith(end):
+                raise UsageError(_not_an_id(agent_id, chunk))
+        return pick(chunk)
+
+    return check
+
+
+def _not_an_id(name: str, chunk: Chunk) -> str:
+    return (
+        f"an agent's id is wanted, and {name!r} is a name; one agent of that name has the id {chunk.agent_id!r}. For "
+        f"all of them: filter_stream(stream, lambda chunk: chunk.agent_type == {chunk.agent_type!r})"
+    )
 
 
 def filter_stream(stream: AsyncIterable[ChunkT], predicate: Callable[[ChunkT], bool]) -> Stream[ChunkT]:
@@ -159,6 +206,9 @@ def text(stream: AsyncIterable[Chunk], agent_id: str | None = None) -> Stream[st
     """The words of one agent, piece by piece; the root's, unless told otherwise.
 
     A step that failed and was tried again has its words in here twice; the final text is `result.output`.
+
+    Raises:
+        UsageError: in the iteration: `agent_id` is an agent's name.
     """
 
     def pick(chunk: Chunk) -> str:
@@ -167,7 +217,7 @@ def text(stream: AsyncIterable[Chunk], agent_id: str | None = None) -> Stream[st
         mine = chunk.agent_id == agent_id if agent_id is not None else "." not in chunk.agent_id
         return chunk.delta if mine else _SKIP
 
-    return Stream(stream, pick)
+    return _of_agent(stream, pick, agent_id)
 
 
 async def collect(stream: AsyncIterable[T]) -> list[T]:
@@ -184,7 +234,7 @@ def partial_outputs(
     answer was not valid or its connection broke: then it starts anew. Of the root, unless told otherwise. A number is
     shown once it is complete. The last one has been validated against `output_type` by the run.
     """
-    return Stream(stream, _Partial(OutputSchema(output_type), agent_id).take)
+    return _of_agent(stream, _Partial(OutputSchema(output_type), agent_id).take, agent_id)
 
 
 class _Partial:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from pydantic_core import to_json
 
 from helix import chunks as c
-from helix.errors import InvalidChunk
+from helix.errors import InvalidChunk, which_agent
 from helix.limits import DEFAULT_LIMITS, Limits, Usage
 from helix.messages import AssistantMessage, Message, ToolCall, ToolMessage
 from helix.model import History
@@ -47,7 +47,7 @@ class CallNode:
         return self.result if isinstance(self.result, str) else to_json(self.result).decode()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class AgentNode:
     """One agent's life, as far as the log tells it."""
 
@@ -105,6 +105,11 @@ class AgentNode:
     tree_open_steps: int = 0
     tree_reserved: int = 0
 
+    def __repr__(self) -> str:
+        below = f", {len(self.children)} children" if self.children else ""
+        tokens = f"{self.tree_usage.total_tokens} tokens"
+        return f"AgentNode({self.agent_id!r}, {self.status}, {self.steps} steps{below}, {tokens})"
+
     @property
     def ended(self) -> bool:
         """Whether its `run_end` was written."""
@@ -134,7 +139,7 @@ class RunTree:
     """A run, folded from its chunks: the agents, their messages, state, usage and what is open.
 
     Attributes:
-        agents: every agent by its id, in the order in which they started.
+        agents: every agent by its id, in the order in which they started; `root_id` is the first one's.
         status: `pending` before the first chunk, `running`, or as in `run_end` and `run_pause`.
         sequence, timestamp: the number and the time (Unix ms) of the last chunk applied.
         epoch: which owner writes, from 1.
@@ -166,6 +171,9 @@ class RunTree:
         self.options: dict[str, Any] = {}
         self.downtime_ms = 0
 
+    def __repr__(self) -> str:
+        return f"RunTree({self.root_id!r}, {self.status}, {len(self.agents)} agents, at sequence {self.sequence})"
+
     @property
     def root(self) -> AgentNode:
         """The root agent."""
@@ -189,7 +197,8 @@ class RunTree:
         """
         node = self.agents.get(agent_id)
         if node is None:
-            raise InvalidChunk(f"no agent {agent_id!r} has started in this run")
+            hint = which_agent(agent_id, self.agents.values())
+            raise InvalidChunk(f"no agent {agent_id!r} has started in this run.{hint}")
         return node
 
     def document(self, agent_id: str) -> Any:

@@ -13,7 +13,14 @@ from pydantic.alias_generators import to_camel
 class Usage:
     """Tokens and requests, as the provider reported them.
 
-    `cached_tokens` are a part of `input_tokens`, `reasoning_tokens` a part of `output_tokens`. Usages add with `+`.
+    Usages add with `+`.
+
+    Attributes:
+        input_tokens, output_tokens, total_tokens: read, written, and both.
+        cached_tokens: the part of `input_tokens` that came from the provider's cache.
+        reasoning_tokens: the part of `output_tokens` that was reasoning.
+        requests: model calls, those that failed included.
+        cost: in whatever unit the provider reports it; None when it does not.
     """
 
     __pydantic_config__ = ConfigDict(alias_generator=to_camel, populate_by_name=True)
@@ -85,3 +92,4 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits(steps=50, depth=8, fan_out=32)
+"""What holds for a root where nothing else is said."""

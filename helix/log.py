@@ -63,10 +63,10 @@ class RunLog:
         now = now_ms()
         if now != self._now:  # chunks of one millisecond share the number object
             self._now = now
-        number, steps_ended = len(self.chunks), tree.steps_ended
+        number, steps_ended, agents = len(self.chunks), tree.steps_ended, tree.agents
         try:
             for chunk in chunks:
-                node = tree.agents.get(chunk.agent_id)
+                node = agents.get(chunk.agent_id)
                 if node is not None and node.status != "running":
                     raise InvalidChunk(f"agent {chunk.agent_id!r} has ended; it cannot produce a {chunk.type} any more")
                 number += 1
@@ -171,16 +171,19 @@ class LogReader(Generic[ItemT]):
         self._closed = True
 
     async def _arrival(self) -> None:
+        waited = False
         while not self._closed:
             tree = self._log.tree
             if self._position < len(self._log.chunks):
-                await checkpoint()
+                if not waited:
+                    await checkpoint()
                 return
             if tree.ended or (tree.at_rest and not self._follow):
                 if self._control:
                     return
                 break
             await self._log.news()
+            waited = True
         raise StopAsyncIteration
 
     def _take(self) -> ItemT:

@@ -24,7 +24,12 @@ ProviderData: TypeAlias = Annotated[dict[str, Any] | None, Field(exclude_if=_abs
 
 @dataclass(slots=True)
 class TextPart:
-    """Words of the model."""
+    """Words of the model.
+
+    Attributes:
+        text: the words.
+        provider_data: what goes back to the provider with them.
+    """
 
     __pydantic_config__ = _CONFIG
 
@@ -35,7 +40,12 @@ class TextPart:
 
 @dataclass(slots=True)
 class ThinkingPart:
-    """Reasoning of the model, as far as its provider shows it."""
+    """Reasoning of the model, as far as its provider shows it.
+
+    Attributes:
+        text: the reasoning.
+        provider_data: what goes back to the provider with it, such as a signature.
+    """
 
     __pydantic_config__ = _CONFIG
 
@@ -46,7 +56,12 @@ class ThinkingPart:
 
 @dataclass(slots=True)
 class RefusalPart:
-    """Words with which the model declines; streamed as text, told apart here."""
+    """Words with which the model declines; streamed as text, told apart here.
+
+    Attributes:
+        text: the words.
+        provider_data: what goes back to the provider with them.
+    """
 
     __pydantic_config__ = _CONFIG
 
@@ -59,8 +74,12 @@ class RefusalPart:
 class ToolCall:
     """A call that the model asks for.
 
-    `arguments` is the parsed JSON object; it is the raw text when that was not a JSON object (such a call never runs).
-    `provider_id` is the provider's own id, when it repeated one and helix gave the call another.
+    Attributes:
+        tool_call_id: the call's id, unique in its agent.
+        tool_name: the tool's name, as the model wrote it.
+        arguments: the parsed JSON object; the raw text when that was not a JSON object (such a call never runs).
+        provider_id: the provider's own id, when it repeated one and helix gave the call another.
+        provider_data: what goes back to the provider with the call.
     """
 
     __pydantic_config__ = _CONFIG
@@ -74,11 +93,16 @@ class ToolCall:
 
 
 Part: TypeAlias = Annotated[TextPart | ThinkingPart | RefusalPart | ToolCall, Field(discriminator="type")]
+"""A piece of what the model said."""
 
 
 @dataclass(slots=True)
 class UserMessage:
-    """What a user, a parent agent or helix itself (feedback, steering) says to the model."""
+    """What a user, a parent agent or helix itself (feedback, steering) says to the model.
+
+    Attributes:
+        content: the text.
+    """
 
     __pydantic_config__ = _CONFIG
 
@@ -88,14 +112,19 @@ class UserMessage:
 
 @dataclass(slots=True)
 class AssistantMessage:
-    """What the model said in one step: its parts in the order in which it said them."""
+    """What the model said in one step.
+
+    Attributes:
+        content: its parts, in the order in which it said them.
+        cut: whether the run ended in mid-step: then it is the text so far, without tool calls.
+        provider_data: what goes back to the provider with the message.
+    """
 
     __pydantic_config__ = _CONFIG
 
     content: list[Part] = field(default_factory=list[Part])
     role: Literal["assistant"] = "assistant"
     cut: Annotated[bool, Field(exclude_if=lambda value: value is False)] = False
-    """True when the run ended in mid-step: the text so far, without tool calls."""
     provider_data: ProviderData = None
 
     @property
@@ -121,7 +150,13 @@ class AssistantMessage:
 
 @dataclass(slots=True)
 class ToolMessage:
-    """A call's answer, as the model reads it: the result, or the error's text."""
+    """A call's answer, as the model reads it.
+
+    Attributes:
+        tool_call_id, tool_name: which call it answers.
+        content: the result as text, or the error's text.
+        is_error: whether the call failed.
+    """
 
     __pydantic_config__ = _CONFIG
 
@@ -133,3 +168,4 @@ class ToolMessage:
 
 
 Message: TypeAlias = Annotated[UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+"""An entry of a conversation; told apart by `role`."""

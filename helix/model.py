@@ -64,7 +64,7 @@ class ModelSettings:
 
 @dataclass(slots=True, frozen=True)
 class ToolDefinition:
-    """What a model reads of a tool. `parameters` is the JSON Schema of its arguments, an object."""
+    """What a model reads of a tool: `name`, `description`, and `parameters`, the JSON Schema of its arguments."""
 
     name: str
     description: str
@@ -75,7 +75,8 @@ class ToolDefinition:
 class OutputDefinition:
     """The structured output that is asked for. `schema` is a JSON Schema, always an object.
 
-    The model gives it by calling the tool `name`, or as its text where its adapter uses the provider's own format.
+    The model gives it by calling the tool `name`, about which it reads `description`, or as its text where its adapter
+    uses the provider's own format.
     """
 
     name: str
@@ -225,7 +226,12 @@ class Emit(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class ModelReply:
-    """How a reply ended. The words and calls themselves were pushed through `Emit`."""
+    """How a reply ended. The words and calls themselves were pushed through `Emit`.
+
+    Attributes:
+        finish_reason: why it ended; None when the provider did not say.
+        usage: what the call used, as far as the provider said.
+    """
 
     finish_reason: FinishReason | None
     usage: Usage

@@ -1,10 +1,11 @@
 """What a run came to: `RunResult`, and the three errors that carry one.
 
-Floor 2: above `fold`; tools get it from `ctx.run_agent`, callers from `helix.run` and `handle.result()`.
+Floor 2: above `fold` and `outline`; tools get it from `ctx.run_agent`, callers from `helix.run` and `handle.result()`.
 """
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any, Generic, cast
 
 from pydantic import TypeAdapter
@@ -15,9 +16,14 @@ from helix.errors import HelixError
 from helix.fold import AgentNode, RunTree, settled
 from helix.limits import Usage
 from helix.messages import Message
+from helix.outline import GLYPHS, one_line, outline, outline_html
 
 OutputT = TypeVar("OutputT", covariant=True, default=Any)
 StateT = TypeVar("StateT", covariant=True, default=Any)
+
+_IN_REPR = 60
+_IN_STR = 300
+"""Characters of an output, or of an error, that are shown."""
 
 
 class RunResult(Generic[OutputT, StateT]):
@@ -30,7 +36,7 @@ class RunResult(Generic[OutputT, StateT]):
         usage: what it and everything below it used; `own_usage` leaves the children out.
         finish_reason: why the last step ended.
         error: one sentence, when it failed; `error_code` is the protocol's code for it.
-        run_id: the agent's id; `session_id` its session's.
+        run_id: the agent's id; `agent_type` its name, `session_id` its session's.
         last_sequence: the number of the last chunk that is in this result.
         tree: the whole run, folded.
     """
@@ -97,8 +103,41 @@ class RunResult(Generic[OutputT, StateT]):
         }
 
     def __repr__(self) -> str:
-        shown = f"output={self._output!r}" if self.status == "completed" else f"error={self.error!r}"
-        return f"RunResult({self.agent_type}, {self.status}, {shown}, {self.usage.total_tokens} tokens)"
+        if self.status == "completed":
+            shown = f", output={one_line(repr(self._output), _IN_REPR)}"
+        else:
+            shown = f", error={one_line(repr(self.error), _IN_REPR)}" if self.error else ""
+        return f"RunResult({one_line(self.agent_type, _IN_REPR)}, {self.status}{shown}, {self._tokens})"
+
+    def __str__(self) -> str:
+        """The tree of agents in at most 20 lines, and a last line with status, tokens and a short output or the error.
+
+        For people to read; control characters in it are replaced. The whole output is `output`.
+        """
+        told = self._told
+        lines = outline(self.tree, self.run_id)
+        return "\n".join([*lines, f"{GLYPHS.get(self.status, '·')} {self._summary}{told and f': {told}'}"])
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks: escaped, without scripts, readable on light and on dark."""
+        told = self._told and f'<div style="white-space:pre-wrap;margin-top:.4em">{escape(self._told)}</div>'
+        tree = outline_html(self.tree, self.run_id)
+        return f"<div>{tree}<div><strong>{escape(self._summary)}</strong></div>{told}</div>"
+
+    @property
+    def _told(self) -> str:
+        if self.status == "completed":
+            return one_line(self._node.result, _IN_STR)
+        return one_line(self.error or "", _IN_STR)
+
+    @property
+    def _summary(self) -> str:
+        code = f" ({one_line(self.error_code, _IN_REPR)})" if self.error_code else ""
+        return f"{self.status}{code}, {self._tokens}"
+
+    @property
+    def _tokens(self) -> str:
+        return f"{self.usage.total_tokens:,} tokens"
 
 
 class RunError(HelixError):

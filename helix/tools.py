@@ -36,7 +36,7 @@ from pydantic.fields import FieldInfo
 from typing_extensions import TypeForm, TypeVar
 
 from helix.chunks import Channel
-from helix.errors import DefinitionError
+from helix.errors import DefinitionError, check_arguments
 from helix.limits import Limits
 from helix.model import ToolDefinition
 from helix.results import RunResult
@@ -230,6 +230,7 @@ class Tool(Generic[P, R]):
         name: as the model calls it.
         description: what the model reads.
         parameters: the JSON Schema of its arguments.
+        function: what it calls; `takes_context` when that wants a `ToolContext` first.
         timeout: seconds a body may take.
         retries: in how many steps in a row it may fail and the model try again; one more ends the agent. None: as
             often as its steps allow.
@@ -272,8 +273,17 @@ class Tool(Generic[P, R]):
         return {name: getattr(valid, name) for name in valid.__dataclass_fields__}
 
     def replace(self, **changes: Any) -> Tool[P, R]:
-        """A copy with other settings."""
+        """A copy with other settings.
+
+        Raises:
+            TypeError: there is no such setting.
+        """
+        check_arguments("replace", changes, _OPTIONS)
         return replace(self, **changes)
+
+
+_OPTIONS = ("name", "description", "timeout", "retries", "replay", "sequential", "finishes", "max_result_bytes")
+"""The settings of a tool that users choose."""
 
 
 @overload
@@ -299,6 +309,7 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     Raises:
         DefinitionError: a parameter has no annotation or no JSON form, or the name is not usable; says which.
     """
+    check_arguments("tool", options, _OPTIONS)
     if function is None:
         return functools.partial(make_tool, **options)
     return make_tool(function, **options)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 import helix
 from helix import Agent, DefinitionError, Executor, MissingKey, UnknownModel, UsageError, tool
-from helix.testing import ScriptedModel
+from helix.testing import Call, ScriptedModel, Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -157,3 +157,64 @@ def test_input_that_has_no_json_form_is_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="input: object has no JSON form"):
         helix.run_sync(Agent("a"), object(), model=model)
     assert model.requests == []
+
+
+# --- what is not known, and what may be meant
+
+
+MODEL = ScriptedModel(lambda request: "x")
+untyped_helix: Any = helix
+"""What is wrong below, a type checker would see."""
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: untyped_helix.run_sync(Agent("a"), "x", modle=MODEL),
+            r"^run_sync\(\) has no argument 'modle'. .*'model'\?$",
+        ),
+        (
+            lambda: untyped_helix.stream(Agent("a"), "x", sesion_id="s"),
+            r"^stream\(\) has no .*'sesion_id'. .*'session_id'\?$",
+        ),
+        (
+            lambda: untyped_helix.stream_sync(Agent("a"), "x", limit=1),
+            r"^stream_sync\(\) has no argument 'limit'. .*'limits'",
+        ),
+        (lambda: untyped_helix.stream(Agent("a"), "x", zzz=1), r"^stream\(\) has no argument 'zzz'.$"),
+        (lambda: Agent("a").replace(modle=1), r"^replace\(\) has no argument 'modle'. Did you mean 'model'\?$"),
+        (lambda: untyped_helix.tool(timeot=1), r"^tool\(\) has no argument 'timeot'. Did you mean 'timeout'\?$"),
+        (lambda: look.replace(retrys=1), r"^replace\(\) has no argument 'retrys'. Did you mean 'retries'\?$"),
+    ],
+)
+def test_an_argument_that_is_not_known_names_the_nearest(call: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        call()
+
+
+async def test_an_option_of_a_turn_that_is_not_known_names_the_nearest() -> None:
+    with anyio.fail_after(5):
+        async with Executor() as executor:
+            session = helix.Session(Agent("a"), executor)
+            with pytest.raises(TypeError, match=r"send\(\) has no argument 'modle'. Did you mean 'model'\?"):
+                await session.send("x", modle=MODEL)
+            with pytest.raises(TypeError, match=r"stream\(\) has no argument 'session_id'"):
+                session.stream("x", session_id="s")
+
+
+async def test_a_name_where_an_agents_id_is_wanted_is_answered_with_its_ids() -> None:
+    root = Agent("boss", sub_agents=[Agent("helper", description="Helps.")])
+    script = {"boss": [Turn(calls=[Call("helper", input="x"), Call("helper", input="y")]), "x"], "helper": ["x", "x"]}
+    with anyio.fail_after(5):
+        async with Executor() as executor:
+            handle = await executor.execute(root, "x", model=ScriptedModel(script), run_id="r")
+            await handle.result()
+    with pytest.raises(helix.InvalidChunk, match=r"of 'helper': 'r.helper-1', 'r.helper-2'\.$"):
+        handle.tree.agent("helper")
+    with pytest.raises(helix.InvalidChunk, match=r"of 'helper-2': 'r.helper-2'\.$"):
+        handle.tree.document("helper-2")
+    with pytest.raises(helix.InvalidChunk, match=r"Did you mean 'r.helper-2'\?$"):
+        handle.tree.agent("r.helper_2")
+    with pytest.raises(UsageError, match=r"no agent 'boss' in this run. An agent's id is wanted; of 'boss': 'r'\.$"):
+        await handle.cancel("boss")

@@ -125,14 +125,16 @@ def test_standard_output_is_the_answer_and_a_newline_and_nothing_else(folder: Pa
 
 def test_progress_completion_and_tokens_are_told_on_standard_error(folder: Path) -> None:
     told = helix("run", "mod:answers", "go", cwd=folder).stderr.decode().splitlines()
-    assert told[:4] == [
+    assert told[:6] == [
+        "helper: ▷ go",
+        "helper: I look.",
         "helper: → look(place=x)",
         'helper:   progress {"seen":1}',
         "helper:   look | two lines",
         "helper:   look | of output",
     ]
-    assert told[4].startswith("helper: ✓ look")
-    assert told[5:] == ["[36 tokens]"]
+    assert told[6].startswith("helper: ✓ look")
+    assert told[7:] == ["helper: the answér", "helper:  in two lines", "helper: ■ completed", "[36 tokens]"]
 
 
 def test_a_structured_output_is_json(folder: Path) -> None:
@@ -143,6 +145,7 @@ def test_a_structured_output_is_json(folder: Path) -> None:
 def test_the_lines_of_a_child_have_its_path(folder: Path) -> None:
     told = helix("run", "mod:parent", "go", cwd=folder).stderr.decode()
     assert "parent: → child(input=go)" in told
+    assert "parent › child-1: child's words" in told
     assert "parent: ✓ child" in told
 
 
@@ -207,6 +210,26 @@ def test_a_log_that_cannot_be_written_is_an_error(folder: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.decode() == "helix: --save: no/such/folder.jsonl: No such file or directory\n"
     assert helix("run", "mod:answers", "go", "--save", "/dev/full", cwd=folder).returncode == 1
+
+
+def test_a_file_is_written_over_only_if_told_to(folder: Path) -> None:
+    (folder / "run.jsonl").write_text("mine\n")
+    refused = helix("run", "mod:answers", "go", "--save", "run.jsonl", cwd=folder)
+    assert (refused.returncode, refused.stdout) == (2, b"")
+    assert refused.stderr == b"helix: --save: run.jsonl exists and is not empty; --force writes over it\n"
+    assert (folder / "run.jsonl").read_text() == "mine\n"
+    assert helix("run", "mod:answers", "go", "--save", "run.jsonl", "--force", cwd=folder).returncode == 0
+    assert b"mine" not in (folder / "run.jsonl").read_bytes()
+
+
+def test_one_agent_in_focus_and_only_some_chunks(folder: Path) -> None:
+    done = helix("run", "mod:parent", "go", "--focus", "child", "--only", "text_delta", cwd=folder)
+    assert done.stderr.decode().splitlines() == ["parent › child-1: child's words", "[54 tokens]"]
+    absent = helix("run", "mod:parent", "go", "--focus", "uncle", cwd=folder)
+    assert "helix: --focus: no agent 'uncle' in this run; its agents: child, parent\n" in absent.stderr.decode()
+    wrong = helix("run", "mod:parent", "go", "--only", "text_delat", cwd=folder)
+    assert wrong.returncode == 2
+    assert "--only: no chunk type 'text_delat'. Did you mean 'text_delta'?" in wrong.stderr.decode()
 
 
 def test_a_recorded_provider_conversation_end_to_end(folder: Path) -> None:
@@ -375,6 +398,15 @@ def test_an_unfinished_log_is_legal_as_a_prefix_only(folder: Path, log: list[byt
     assert (judged.returncode, judged.stdout) == (0, b"ok: 5 chunks, 1 agent, running\n")
 
 
+def test_a_log_that_only_stops_is_told_how_to_be_checked(folder: Path, log: list[bytes]) -> None:
+    (folder / "part.jsonl").write_bytes(b"".join(log[:5]))
+    assert helix("check", "part.jsonl", cwd=folder).stdout.decode().endswith("check it with --prefix.\n")
+    (folder / "part.jsonl").write_bytes(b"".join(log[:5])[:-20])
+    judged = helix("check", "--prefix", "part.jsonl", cwd=folder)
+    assert (judged.returncode, judged.stdout) == (2, b"")
+    assert judged.stderr.startswith(b"helix: part.jsonl, line 5: the last line is cut off")
+
+
 def test_a_file_that_is_not_there(folder: Path) -> None:
     judged = helix("check", "none.jsonl", cwd=folder)
     assert (judged.returncode, judged.stderr) == (2, b"helix: none.jsonl: No such file or directory\n")
@@ -399,6 +431,6 @@ def test_the_demo_shows_what_it_promises(folder: Path) -> None:
         assert line in told.splitlines()
     assert told.index("researcher-2: ▷") < told.index("researcher-1: ✓ search")  # they work at the same time
     assert "state: replace /searches 1" in told
-    totals = {line.split()[0]: line.split()[1:] for line in told.rpartition("\n\n")[2].splitlines()}
-    assert totals["boss"] == ["completed", "145", "594", "12"]
-    assert totals["researcher-2"] == ["completed", "226", "263", "6"]
+    totals = {line.split("  ")[0]: line for line in told.rpartition("\n\n")[2].splitlines()}
+    assert totals["boss"].endswith("✓ completed                   145 of 594 tokens")
+    assert totals["└─ researcher-2"].endswith("226 of 263 tokens")

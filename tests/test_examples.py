@@ -73,6 +73,11 @@ EXPECTED: dict[str, list[str]] = {
         "test_the_agent passed",
     ],
     "11_sync": ["It is 42. 2 requests", "tool 42", "text 'It is '", "completed"],
+    "12_recorded": [
+        "23 chunks saved",
+        "the same again: 12 and 30, so 42",
+        "run.jsonl: teacher was asked '6 + 6, times 2.5?' in chunk 1, and is asked '1 + 1?' now",
+    ],
 }
 """Lines that each example prints, in this order; others may stand between them."""
 

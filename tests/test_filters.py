@@ -12,7 +12,16 @@ import pytest
 from pydantic import BaseModel
 
 import helix
-from helix import Agent, Chunk, collect, filter_stream, filter_stream_by_agent, filter_stream_by_type, partial_outputs
+from helix import (
+    Agent,
+    Chunk,
+    UsageError,
+    collect,
+    filter_stream,
+    filter_stream_by_agent,
+    filter_stream_by_type,
+    partial_outputs,
+)
 from helix import chunks as c
 from helix.chunks import StepStart, TextDelta, ToolEnd, ToolStart
 from helix.testing import ScriptedModel, Turn
@@ -106,6 +115,37 @@ async def test_by_agent_alone_or_with_everything_below_it() -> None:
         assert ids(await collect(filter_stream_by_agent(Source(), CHILD, descendants=True))) == {CHILD, DEEP}
         assert await collect(filter_stream_by_agent(Source(), ROOT, descendants=True)) == CHUNKS
         assert await collect(filter_stream_by_agent(Source(), "other", descendants=True)) == []
+
+
+@pytest.mark.parametrize("name", ["helper", "helper-1"])
+@pytest.mark.parametrize(
+    "filtered",
+    [
+        filter_stream_by_agent,
+        helix.text,
+        lambda stream, name: partial_outputs(stream, str, name),
+        lambda stream, name: filter_stream_by_agent(stream, name, descendants=True),
+    ],
+)
+async def test_a_name_where_an_id_is_wanted_is_told_with_the_id_at_the_first_chunk(filtered: Any, name: str) -> None:
+    source = Source()
+    with anyio.fail_after(5), pytest.raises(UsageError, match=rf"'{name}' is a name; .* has the id 'r\.helper-1'"):
+        await collect(filtered(source, name))
+    assert len(source.left) == len(CHUNKS) - 4  # not only at the end
+
+
+async def test_an_id_that_is_also_a_name_is_an_id() -> None:
+    chunks = [TextDelta("twin", "twin", "a"), TextDelta("twin.twin-1", "twin", "b")]
+    with anyio.fail_after(5):
+        assert await collect(helix.text(Source(chunks), "twin")) == ["a"]
+        assert await collect(helix.text(Source(chunks[::-1]), "twin")) == ["a"]  # read from a later offset
+        assert await collect(filter_stream_by_agent(Source(chunks), "twin", descendants=True)) == chunks
+
+
+async def test_controls_pass_while_an_id_is_not_known_yet() -> None:
+    control = c.StreamEnd("s", 0, "completed", 1)
+    with anyio.fail_after(5):
+        assert await collect(filter_stream_by_agent(Source([control]), ROOT)) == [control]
 
 
 async def test_by_predicate_and_filters_on_filters() -> None:

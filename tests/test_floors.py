@@ -17,7 +17,7 @@ ROOT = Path(helix.__file__).parent
 
 FLOORS: list[set[str]] = [
     {"chunks", "messages", "limits", "errors"},
-    {"fold", "log", "state", "schema", "filters", "tools", "model", "results"},
+    {"fold", "outline", "log", "state", "schema", "filters", "items", "tools", "model", "results"},
     {"agent", "models", "reply", "call", "decide", "endings", "steps", "live"},
     {"loop"},
     {"executor", "api"},
@@ -78,6 +78,7 @@ PUBLIC = [
     "filter_stream_by_agent",
     "filter_stream_by_type",
     "parse_chunk",
+    "partial_items",
     "partial_outputs",
     "run",
     "run_sync",

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from typing import Any
 
-from helix.chunks import Chunk, Control, Resync, RunEnd, RunPause, RunResume, StreamEnd, parse_chunk
+from helix.chunks import Chunk, RunEnd, RunPause, RunResume
 from helix.cli.console import Console
-from helix.errors import HelixError, InvalidChunk, UsageError
+from helix.cli.logs import log_name, read_log
 from helix.testing.check import find_violations
-
-
-class MalformedLog(HelixError):
-    """A line of a log is no chunk."""
 
 
 def add_to(commands: Any) -> None:
@@ -33,13 +28,14 @@ def add_to(commands: Any) -> None:
 def check(options: argparse.Namespace) -> int:
     """Runs the command and gives its exit code."""
     out = Console(sys.stdout)
-    name = "standard input" if options.file == "-" else str(options.file)
-    chunks = [chunk for chunk in _read(options.file, name) if not isinstance(chunk, StreamEnd | Resync)]
+    name, chunks = log_name(options.file), read_log(options.file)
     violations = find_violations(chunks, finished=not options.prefix)
     for violation in violations:
         out.line(f"{name}: rule {violation.rule} {violation.name}, chunk {violation.sequence}: {violation.message}")
     if violations:
-        out.line(f"{len(violations)} {'violation' if len(violations) == 1 else 'violations'}")
+        out.line(_count(len(violations), "violation"))
+        if chunks and not options.prefix and not find_violations(chunks, finished=False):
+            out.line("The log only stops before the run has ended; if it may, check it with --prefix.")
         return 1
     agents = len({chunk.agent_id for chunk in chunks})
     out.line(f"ok: {_count(len(chunks), 'chunk')}, {_count(agents, 'agent')}, {_status(chunks)}")
@@ -59,20 +55,3 @@ def _status(chunks: list[Chunk]) -> str:
         elif isinstance(chunk, RunResume):
             status = "running"
     return status
-
-
-def _read(path: str, name: str) -> Iterator[Chunk | Control]:
-    try:
-        with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _parse(line, name, number)
-    except OSError as error:
-        raise UsageError(f"{name}: {error.strerror}") from None
-
-
-def _parse(line: bytes, name: str, number: int) -> Chunk | Control:
-    try:
-        return parse_chunk(line)
-    except InvalidChunk as error:
-        raise MalformedLog(f"{name}, line {number}: {error}") from None

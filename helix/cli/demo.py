@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from helix import api
 from helix.agent import Agent
+from helix.chunks import Chunk
 from helix.cli.console import Console
-from helix.cli.narrate import Narrator
+from helix.cli.watch import INTERRUPTED, Watcher, add_options, asked, follow, interrupts, tell_missing
 from helix.errors import ModelError
-from helix.fold import RunTree
+from helix.executor import Executor
 from helix.messages import UserMessage
 from helix.model import ModelRequest
+from helix.outline import outline
 from helix.results import RunResult
 from helix.testing.models import Call, ScriptedModel, Turn
 from helix.tools import ToolContext, tool
@@ -39,26 +39,36 @@ def add_to(commands: Any) -> None:
         "that is recovered from, structured output. Progress on standard error, the answer on standard output.",
     )
     parser.add_argument("--fast", action="store_true", help="without pauses")
+    add_options(parser)
     parser.set_defaults(command=demo)
 
 
 def demo(options: argparse.Namespace) -> int:
     """Runs the command and gives its exit code."""
     out, err = Console(sys.stdout), Console(sys.stderr)
-    result = anyio.run(_watch, err, 0.0 if options.fast else PACE)
-    err.line("")
-    for line in totals(result):
-        err.line(line)
-    out.write(to_json(result.output, indent=2) + b"\n")
+    shown = asked(options)
+    watcher = shown.watcher(out, err)
+    result = anyio.run(_watch, watcher, 0.0 if options.fast else PACE)
+    if not watcher.is_view:
+        err.line("")
+        for line in outline(result.tree):
+            err.line(line)
+    tell_missing(shown.focus, result.tree, watcher)
+    if result.status != "completed":
+        return INTERRUPTED if result.status == "cancelled" else 1
+    out.line(to_json(result.output, indent=2).decode())
     return 0
 
 
-async def _watch(err: Console, pace: float) -> RunResult[Any, Any]:
-    narrator = Narrator(err.line, words=True)
-    async with api.stream(boss, QUESTION, deps=pace, model=scripted(pace)) as run:
-        async for chunk in run:
-            narrator.take(chunk)
-        return await run.result()
+async def _watch(watcher: Watcher, pace: float) -> RunResult[Any, Any]:
+    def take(batch: list[Chunk]) -> bool:
+        watcher.take(batch)
+        return True
+
+    with interrupts(watcher) as interrupted:
+        async with Executor() as executor:
+            handle = await executor.execute(boss, QUESTION, deps=pace, model=scripted(pace))
+            return await follow(handle, watcher, take, interrupted)
 
 
 # --- the agents
@@ -151,25 +161,3 @@ def _read(request: ModelRequest) -> Turn:
     if asked.content == "log/1":
         return Turn(text="Opening the page", fail=ModelError("model_unavailable", "the page's host does not answer"))
     return Turn(text=f"Page {asked.content} says what one expects\nand a little more.", input_tokens=30)
-
-
-# --- what it came to
-
-
-def totals(result: RunResult[Any, Any]) -> Iterator[str]:
-    """The tree of agents, each with what it used itself and what its branch used."""
-    tree, own = result.tree, result.usage_by_agent
-    yield f"{'agent':<28}{'status':<11}{'own tokens':>11}{'branch tokens':>15}{'requests':>10}"
-    for agent_id, depth in _walk(tree, tree.root_id, 0):
-        node = tree.agents[agent_id]
-        name = "  " * depth + (agent_id.rpartition(".")[2] if depth else node.agent_type)
-        branch = node.tree_usage
-        yield (
-            f"{name:<28}{node.status:<11}{own[agent_id].total_tokens:>11}{branch.total_tokens:>15}{branch.requests:>10}"
-        )
-
-
-def _walk(tree: RunTree, agent_id: str, depth: int) -> Iterator[tuple[str, int]]:
-    yield agent_id, depth
-    for child in tree.agents[agent_id].children:
-        yield from _walk(tree, child, depth + 1)

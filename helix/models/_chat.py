@@ -19,6 +19,7 @@ from helix.messages import AssistantMessage, Message, ToolCall, ToolMessage, Use
 from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
 from helix.models._errors import MAX_DETAIL, from_event, scrub
 from helix.models._sse import EventStreamDecoder, ServerSentEvent
+from helix.models._template import TextTemplate
 
 PROVIDER: Final = "openai"
 """The key of `provider_data` that this dialect reads and writes."""
@@ -100,6 +101,7 @@ class ChatDecoder:
         "_refused",
         "_slots",
         "_sniffed",
+        "_usual",
         "done",
         "finish_reason",
         "secrets",
@@ -115,6 +117,7 @@ class ChatDecoder:
         self._emit = emit
         self._choice = choice
         self._events = EventStreamDecoder()
+        self._usual = TextTemplate()
         self._sniffed = False
         self._foreign: bytearray | None = None  # a body that is no event stream
         self._refused = False
@@ -132,13 +135,19 @@ class ChatDecoder:
         if self._foreign is not None:
             self._foreign += data[: _MAX_FOREIGN_BODY - len(self._foreign)]
             return
-        for event in self._events.feed(data):
-            if self.done:
-                return
-            if event.data.startswith(b"[DONE]"):
-                self.done = True
-            else:
-                self._take(event)
+        at = 0
+        while at < len(data):
+            if self._events.is_between:
+                at = self._usual.take(data, at)
+            after = data.find(b"\n\n", at) + 2
+            for event in self._events.feed(data[at:after] if after > 1 else data[at:]):
+                if self.done:
+                    return
+                if event.data.startswith(b"[DONE]"):
+                    self.done = True
+                else:
+                    self._take(event)
+            at = after if after > 1 else len(data)
 
     def end(self) -> ModelReply:
         """The reply's ending, once the body has ended or `done` is set.
@@ -174,6 +183,20 @@ class ChatDecoder:
         for choice in _objects(chunk.get("choices")):
             if (choice.get("index") or 0) == self._choice:
                 self._take_choice(choice)
+        self._learn(event, chunk)
+
+    def _learn(self, event: ServerSentEvent, chunk: dict[str, Any]) -> None:
+        """Remembers an event that has brought a text and nothing else."""
+        choices = _objects(chunk.get("choices"))
+        if len(choices) != 1 or event.event != "message" or chunk.get("usage") or chunk.get("x_groq"):
+            return
+        said = {key: value for key, value in _object(choices[0].get("delta")).items() if value and key != "role"}
+        if len(said) != 1 or choices[0].get("finish_reason") or (choices[0].get("index") or 0) != self._choice:
+            return
+        ((key, text),) = said.items()
+        push = {"content": self._emit.text, "reasoning_content": self._emit.thinking, "reasoning": self._emit.thinking}
+        if isinstance(text, str) and key in push:
+            self._usual.learn(event.data, text, lambda parsed: parsed["choices"][0]["delta"][key], push[key])
 
     def _take_choice(self, choice: dict[str, Any]) -> None:
         if error := choice.get("error"):

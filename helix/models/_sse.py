@@ -46,6 +46,11 @@ class EventStreamDecoder:
         self._event = ""
         self._id = ""
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins an event, however lines end."""
+        return self._started and not (self._pending or self._in_block or self._after_cr)
+
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that `data` completes, in order."""
         data = self._with_plain_line_ends(data)

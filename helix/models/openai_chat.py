@@ -7,10 +7,7 @@ reply is decoded from the network's own reads.
 
 from __future__ import annotations
 
-import functools
 import os
-import ssl
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -27,10 +24,12 @@ from helix.errors import MissingKey, ModelError
 from helix.model import Emit, ModelReply, ModelRequest, ModelSettings, ToolDefinition, check_real_requests
 from helix.models._chat import ChatDecoder, encode_message, encode_tools, response_format, settings_fields
 from helix.models._errors import from_status, scrub, secrets_in
+from helix.models._transport import http_client, read, timed_out
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
-_DRAIN_SECONDS = 0.1
+"""Where requests go when neither `base_url=` nor `OPENAI_BASE_URL` says."""
 _CLOSE_SECONDS = 1.0
+_MALFORMED = "The request cannot be sent: a header (perhaps the key) is malformed."
 _KEPT_TOOL_SETS = 16
 
 
@@ -135,7 +134,7 @@ class OpenAIChatModel:
         response = await self._post(client, self._body(client, request), request.settings)
         decoder.secrets = secrets_in(response.request.headers)
         try:
-            await _read(response, decoder)
+            await read(response, decoder)
             return decoder.end()
         finally:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
@@ -159,6 +158,8 @@ class OpenAIChatModel:
         except openai.OpenAIError as error:
             # Not chained: the client's error repeats the provider's words, a key that they may hold included.
             raise _from_client_error(error) from None
+        except ValueError:  # from aiohttp, about a header
+            raise ModelError("model_rejected", _MALFORMED) from None
         return cast("httpx2.Response", response)  # the client gives raw responses for this `cast_to`, untyped
 
     def _client(self) -> AsyncOpenAI:
@@ -170,7 +171,7 @@ class OpenAIChatModel:
         return lease.client
 
     def _new_client(self) -> AsyncOpenAI:
-        return AsyncOpenAI(api_key=self._api_key, base_url=self._base_url, http_client=_http_client())
+        return AsyncOpenAI(api_key=self._api_key, base_url=self._base_url, http_client=http_client())
 
     def _path(self, client: AsyncOpenAI) -> str:
         if isinstance(client, AsyncAzureOpenAI) and "/deployments" not in client.base_url.path:
@@ -254,7 +255,7 @@ class AzureOpenAIChatModel(OpenAIChatModel):
             api_version=self._found["OPENAI_API_VERSION"],
             api_key=None if token else self._found["AZURE_OPENAI_API_KEY"],
             azure_ad_token=token or None,
-            http_client=_http_client(),
+            http_client=http_client(),
         )
 
 
@@ -265,15 +266,6 @@ class _Lease:
     client: AsyncOpenAI | None = None
     users: int = 0
     token: RunvarToken[_Lease] | None = None
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    return httpx2.create_ssl_context()  # 20 ms of reading certificates: once a process, not once a client
-
-
-def _http_client() -> httpx2.AsyncClient:
-    return openai.DefaultAsyncHttpxClient(verify=_tls())
 
 
 def _messages(request: ModelRequest) -> bytes:
@@ -290,37 +282,6 @@ def _max_tokens_field(client: AsyncOpenAI) -> str:
     return "max_completion_tokens" if host.endswith(("api.openai.com", ".azure.com")) else "max_tokens"
 
 
-async def _read(response: httpx2.Response, decoder: ChatDecoder) -> None:
-    """Feeds every network read to the decoder, until the reply is complete or the body ends."""
-    encoded = response.headers.get("content-encoding", "identity") != "identity"
-    reads = response.aiter_bytes() if encoded else response.aiter_raw()
-    try:
-        while not decoder.done:
-            try:
-                data = await anext(reads)
-            except StopAsyncIteration:
-                return
-            except Exception as error:  # whatever the transport raises: the reply is not complete
-                raise decoder.dropped(repr(error)) from error
-            decoder.feed(data)
-    finally:
-        await _drain(reads)
-
-
-async def _drain(reads: AsyncIterator[bytes]) -> None:
-    """Reads what is left, which is nearly always nothing but the body's end, so that the connection can be used again.
-
-    Also the one way out that finishes all of the transport's nested generators: closing the outer one would leave
-    those inside to the garbage collector, which trio rightly warns about.
-    """
-    with anyio.move_on_after(_DRAIN_SECONDS):
-        try:
-            async for _ in reads:
-                pass
-        except Exception:  # only the connection is lost
-            pass
-
-
 def _from_client_error(error: openai.OpenAIError) -> ModelError:
     """The error for a call that failed before its reply began."""
     if isinstance(error, openai.APIStatusError):
@@ -331,10 +292,10 @@ def _from_client_error(error: openai.OpenAIError) -> ModelError:
         return ModelError("internal", f"The model's client failed: {type(error).__name__}.")
     cause = error.__cause__
     if isinstance(cause, httpx2.LocalProtocolError):  # its text quotes the header, which may be the key
-        return ModelError("model_rejected", "The request cannot be sent: a header (perhaps the key) is malformed.")
+        return ModelError("model_rejected", _MALFORMED)
     detail = scrub(f"{error.request.url.host}: {cause!r}", secrets_in(error.request.headers))
     if isinstance(cause, httpx2.UnsupportedProtocol):
         return ModelError("model_rejected", "The base URL must begin with http:// or https://.", detail=detail)
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError) and timed_out(cause):
         return ModelError("model_unavailable", "The model did not answer in time.", retryable=True, detail=detail)
     return ModelError("model_unavailable", "The model cannot be reached.", retryable=True, detail=detail)

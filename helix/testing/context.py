@@ -20,7 +20,7 @@ _NONE: Any = None
 DepsT = TypeVar("DepsT")
 
 
-class Recorded:
+class ContextRecord:
     """What a tool did with its context.
 
     Attributes:
@@ -80,7 +80,7 @@ def _no_agents(agent: Runnable[Any, Any]) -> UsageError:
 
 
 class _Update:
-    def __init__(self, recorded: Recorded, draft: Draft[Any]) -> None:
+    def __init__(self, recorded: ContextRecord, draft: Draft[Any]) -> None:
         self._recorded, self._draft = recorded, draft
 
     def __enter__(self) -> Any:
@@ -108,10 +108,10 @@ def context(
         session_id=None,
         tool_call_id=tool_call_id,
         attempt=attempt,
-        _host=Recorded(state),
+        _host=ContextRecord(state),
     )
 
 
-def recorded(ctx: ToolContext[Any, Any]) -> Recorded:
+def recorded(ctx: ToolContext[Any, Any]) -> ContextRecord:
     """What a tool did with a context that `context` made."""
-    return cast(Recorded, ctx._host)  # pyright: ignore[reportPrivateUsage] - the two are one piece
+    return cast(ContextRecord, ctx._host)  # pyright: ignore[reportPrivateUsage] - the two are one piece

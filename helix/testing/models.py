@@ -22,7 +22,12 @@ from helix.model import Emit, ModelReply, ModelRequest
 
 
 class Call:
-    """A tool call in a `Turn`: `Call("search", query="x")`. `id=` and `raw=` (ill-formed JSON text) are optional."""
+    """A tool call in a `Turn`: `Call("search", query="x")`. `id=` and `raw=` (ill-formed JSON text) are optional.
+
+    Attributes:
+        name, id: the tool's name and the call's id; without an id it is given one.
+        text: the arguments, as JSON text.
+    """
 
     def __init__(self, name: str, /, *, id: str | None = None, raw: str | None = None, **arguments: Any) -> None:
         self.name = name
