@@ -49,6 +49,7 @@ class RunLog:
         self._now = 0
         self._room: anyio.Event | None = None
         self._news: anyio.Event | None = None
+        self._event_type: type[anyio.Event] = anyio.Event
 
     def append(self, *chunks: Chunk) -> None:
         """Numbers, stamps and adds the chunks, all or none, and wakes the readers that wait.
@@ -57,16 +58,16 @@ class RunLog:
             InvalidChunk: the run has ended, or a chunk does not fit; the log is as it was.
             InvalidPatch: a state patch does not apply; the log is as it was.
         """
-        tree = self.tree
+        tree, log = self.tree, self.chunks
         if tree.ended:
             raise InvalidChunk(f"run {self.run_id} has ended; nothing can follow its run_end")
-        now = now_ms()
+        now = time.time_ns() // 1_000_000
         if now != self._now:  # chunks of one millisecond share the number object
             self._now = now
-        number, steps_ended, agents = len(self.chunks), tree.steps_ended, tree.agents
+        number, steps_ended = len(log), tree.steps_ended
         try:
             for chunk in chunks:
-                node = agents.get(chunk.agent_id)
+                node = tree.agents.get(chunk.agent_id)
                 if node is not None and node.status != "running":
                     raise InvalidChunk(f"agent {chunk.agent_id!r} has ended; it cannot produce a {chunk.type} any more")
                 number += 1
@@ -74,9 +75,9 @@ class RunLog:
                 chunk.timestamp = self._now
                 tree.apply(chunk)
         except Exception:
-            self.tree = fold(self.chunks)
+            self.tree = fold(log)
             raise
-        self.chunks.extend(chunks)
+        log += chunks
         if self._news is not None:
             self._news.set()
             self._news = None
@@ -98,6 +99,7 @@ class RunLog:
     def leave(self) -> None:
         """The owner is done with it, for now or for good; wakes those who wait for that."""
         self.live = False
+        self._event_type = anyio.Event  # the next owner may have another event loop
         if self._news is not None:
             self._news.set()
             self._news = None
@@ -110,7 +112,8 @@ class RunLog:
     async def news(self) -> None:
         """Returns after the next append; look first whether what you wait for is already there."""
         if self._news is None:
-            self._news = anyio.Event()
+            self._news = self._event_type()
+            self._event_type = type(self._news)  # the backend's own: asking for it each time costs more than the wait
         await self._news.wait()
 
     @overload

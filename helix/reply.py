@@ -111,7 +111,8 @@ class Reply:
         """See `Emit.text`."""
         if not _text(delta):
             return
-        delta = clean_text(delta)
+        if not delta.isascii():
+            delta = clean_text(delta)
         if self._undecided is not None:
             delta = self._undecided + delta
             if delta.isspace():
@@ -119,7 +120,11 @@ class Reply:
                 return
             self._undecided = None
             self._text_is_output = delta.lstrip()[0] in self._brackets
-        self._part("text").pieces.append(delta)
+        words = self._words
+        if words is None or words.kind != "text":
+            words = self._part("text")
+        self._pushed = words
+        words.pieces.append(delta)
         if self._text_is_output:
             self._append(OutputDelta(self._agent_id, self._agent_type, delta))
         else:

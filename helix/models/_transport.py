@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import ssl
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Protocol, cast
 
 import anyio
 import httpx2
@@ -57,7 +57,8 @@ async def read(response: httpx2.Response, decoder: Decoder) -> None:
         ModelError: the decoder's, or the connection broke.
     """
     encoded = response.headers.get("content-encoding", "identity") != "identity"
-    reads = response.aiter_bytes() if encoded else response.aiter_raw()
+    # The stream itself: `aiter_raw` would add one more generator to each read.
+    reads = response.aiter_bytes() if encoded else aiter(cast(httpx2.AsyncByteStream, response.stream))
     try:
         while not decoder.done:
             try:
