@@ -6,7 +6,7 @@ texts. No types, no log, no cancellation, no errors: less than any product needs
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ TOOL = {
 
 
 @asynccontextmanager
-async def httpx2_reads() -> AsyncIterator[Read]:
+async def httpx2_reads() -> AsyncGenerator[Read]:
     """Reads over httpx2."""
     async with httpx2.AsyncClient(timeout=600, limits=httpx2.Limits(max_connections=None)) as client:
 
@@ -43,7 +43,7 @@ async def httpx2_reads() -> AsyncIterator[Read]:
 
 
 @asynccontextmanager
-async def aiohttp_reads() -> AsyncIterator[Read]:
+async def aiohttp_reads() -> AsyncGenerator[Read]:
     """Reads over aiohttp."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
 
@@ -67,11 +67,11 @@ async def by_hand(read: Read, base_url: str, on_text: Callable[[str], None], rou
         if "tool_calls" not in message:
             return
         for call in message["tool_calls"]:
-            result = look(**from_json(call["function"]["arguments"]))
+            result = await look(**from_json(call["function"]["arguments"]))
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
 
 
-def look(place: str) -> str:
+async def look(place: str) -> str:
     """What the tool of every contender answers."""
     return f"Nothing in {place}."
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from multiprocessing.connection import Connection
 
 from pydantic_core import to_json
@@ -19,7 +19,7 @@ _PATH = re.compile(rb"POST /(\d+)(?:@(\d+))?(?:/tools-(\d+))?/")
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-def _event(delta: dict[str, object], finish: str | None = None, usage: object = None) -> bytes:
+def _event(delta: Mapping[str, object], finish: str | None = None, usage: object = None) -> bytes:
     """One event as an HTTP chunk: about 345 bytes for a one-token delta, as OpenAI's are in 2026."""
     body = {
         "id": "chatcmpl-CfP2nRp0aXhD3W7vTq9sYkLmE4uGo",
@@ -40,7 +40,8 @@ def _chunk(data: bytes) -> bytes:
 
 
 _ROLE = _event({"role": "assistant", "content": "", "refusal": None})
-_DELTAS = [_event({"content": f" {word}"}) for word in "the log is the run and every word of it is kept".split()]
+_WORDS = "the log is the run and every word of it is kept"
+_DELTAS = [_event({"content": f" {word}"}) for word in _WORDS.split()]
 _USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 _STOP = _event({}, "stop", _USAGE)
 _DONE = _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
@@ -49,7 +50,8 @@ _DONE = _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 def _tool_call(number: int) -> bytes:
     function = {"name": "look", "arguments": ""}
     begun = {"tool_calls": [{"index": 0, "id": f"call_{number}", "type": "function", "function": function}]}
-    argued = {"tool_calls": [{"index": 0, "function": {"arguments": '{"place":"shelf %d"}' % number}}]}
+    arguments = to_json({"place": f"shelf {number}"}).decode()
+    argued = {"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]}
     return _event(begun) + _event(argued) + _event({}, "tool_calls", _USAGE)
 
 

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 from helix.agent import Agent
 from helix.chunks import Chunk
 from helix.cli.console import Console
+from helix.cli.loops import run_async
 from helix.cli.watch import INTERRUPTED, Watcher, add_options, asked, follow, interrupts, tell_missing
 from helix.errors import ModelError
 from helix.executor import Executor
@@ -48,7 +49,7 @@ def demo(options: argparse.Namespace) -> int:
     out, err = Console(sys.stdout), Console(sys.stderr)
     shown = asked(options)
     watcher = shown.watcher(out, err)
-    result = anyio.run(_watch, watcher, 0.0 if options.fast else PACE)
+    result = run_async(_watch, watcher, 0.0 if options.fast else PACE)
     if not watcher.is_view:
         err.line("")
         for line in outline(result.tree):

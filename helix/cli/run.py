@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import anyio
 from pydantic_core import to_json
 
 from helix.agent import Agent
 from helix.chunks import Chunk, StepEnd, TextDelta, chunk_to_json
 from helix.cli.console import Console
 from helix.cli.load import load_agent
+from helix.cli.loops import run_async
 from helix.cli.watch import (
     INTERRUPTED,
     Asked,
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     shown = asked(options)
     with _opened(options.save, force=options.force) as save:
         writer = _Writer(agent, save, shown, as_json=options.json)
-        return anyio.run(_run, agent, prompt, options.model, writer)
+        return run_async(_run, agent, prompt, options.model, writer)
 
 
 def _prompt(given: str) -> str:

@@ -1,0 +1,108 @@
+"""Who is compared: each opens its clients once, and then gives a function that makes one run and counts its deltas."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import httpx2
+import openai
+
+from benchmarks import loops
+from helix import Agent, Executor, Limits
+from helix.chunks import TextDelta
+from helix.model import Model
+from helix.models.openai_chat import OpenAIChatModel
+from helix.testing import Call, FunctionModel, Turn
+
+Run = Callable[[], Awaitable[int]]
+Contender = Callable[[str], AbstractAsyncContextManager[Run]]
+"""From the server's URL, path included, to runs."""
+
+MAX_CONNECTIONS = 2000
+
+
+def by_hand(reads: Callable[[], AbstractAsyncContextManager[loops.Read]], rounds: int = 0) -> Contender:
+    """The hand-written loop over a transport."""
+
+    @asynccontextmanager
+    async def contender(base_url: str) -> AsyncGenerator[Run]:
+        async with reads() as read:
+
+            async def run() -> int:
+                texts: list[str] = []
+                await loops.by_hand(read, base_url, texts.append, rounds)
+                return len(texts)
+
+            yield run
+
+    return contender
+
+
+@asynccontextmanager
+async def bare_openai(base_url: str) -> AsyncGenerator[Run]:
+    """The openai client as its documentation uses it."""
+    async with openai.AsyncOpenAI(api_key="none", base_url=base_url, max_retries=0) as client:
+
+        async def run() -> int:
+            texts: list[str] = []
+            await loops.bare_openai(client, texts.append)
+            return len(texts)
+
+        yield run
+
+
+def helix_agent(transport: str, rounds: int = 0, depth: int = 0, fan: int = 0) -> Contender:
+    """helix, its stream read by a consumer: `async for` over every chunk of the tree.
+
+    Args:
+        transport: `httpx2` or `aiohttp`.
+        rounds: of tool calls before the answer.
+        depth: how many levels of delegation lie above the agent that streams.
+        fan: how many such agents stream side by side.
+    """
+
+    @asynccontextmanager
+    async def contender(base_url: str) -> AsyncGenerator[Run]:
+        async with _client(transport, base_url) as client, Executor() as executor:
+            agent = _tree(OpenAIChatModel("mock", client=client), rounds, depth, fan)
+
+            async def run() -> int:
+                handle = await executor.execute(agent, "go", limits=UNLIMITED)
+                count = 0
+                async for chunk in handle.stream():
+                    if type(chunk) is TextDelta:
+                        count += 1
+                await handle.result()
+                return count
+
+            yield run
+
+    return contender
+
+
+UNLIMITED = Limits(steps=10_000, depth=100, fan_out=1000)
+
+
+@asynccontextmanager
+async def _client(transport: str, base_url: str) -> AsyncGenerator[openai.AsyncOpenAI]:
+    limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
+    make = {"httpx2": openai.DefaultAsyncHttpxClient, "aiohttp": openai.DefaultAioHttpClient}[transport]
+    async with openai.AsyncOpenAI(api_key="none", base_url=base_url, http_client=make(limits=limits)) as client:
+        yield client
+
+
+def _tree(model: Model, rounds: int, depth: int, fan: int) -> Agent:
+    """The agents: those that only delegate are scripted, the one at the bottom streams from the server."""
+    agent: Agent = Agent("worker", model=model, tools=[loops.look] if rounds else [])
+    if fan:
+        calls = [Call("worker", input="go") for _ in range(fan)]
+        script = FunctionModel(lambda request: "done" if len(request.messages) > 1 else Turn(calls=calls))
+        return Agent("boss", model=script, sub_agents=[agent])
+    for level in range(depth):
+        agent = Agent(f"level{level}", model=_delegating(agent.name), sub_agents=[agent])
+    return agent
+
+
+def _delegating(name: str) -> Model:
+    return FunctionModel(lambda request: "done" if len(request.messages) > 1 else Turn(calls=[Call(name, input="go")]))
