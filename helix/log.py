@@ -7,14 +7,25 @@ from a `LogReader`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Generic, Literal, Self, TypeVar, cast, overload
+from itertools import chain
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast, overload
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from helix.chunks import Chunk, Control, OutputDelta, StreamEnd, TextDelta, Thinking, ToolInputDelta, ToolOutputDelta
+from helix.chunks import (
+    Chunk,
+    Control,
+    OutputDelta,
+    Resync,
+    StreamEnd,
+    TextDelta,
+    Thinking,
+    ToolInputDelta,
+    ToolOutputDelta,
+)
 from helix.errors import InvalidChunk, UnknownRun, UsageError
 from helix.fold import RunTree, fold
 
@@ -29,6 +40,31 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Kept(Protocol):
+    """What keeps a log beyond this process, as the log and its readers need it; `helix.journal` does, with a store."""
+
+    def note(self) -> None:
+        """Something was appended; it is to be kept soon."""
+        ...
+
+    async def flush(self) -> None:
+        """Returns once everything appended so far is kept.
+
+        Raises:
+            StaleWriter: another owner has taken the run over.
+            StoreError: the store cannot be written.
+        """
+        ...
+
+    async def page(self, offset: int) -> list[Chunk | Control]:
+        """The next chunks above `offset` as they are kept; a `resync` first where some are not any more."""
+        ...
+
+    async def rests(self, offset: int, *, follow: bool) -> bool:
+        """Waits for a chunk above `offset`. True instead, once the run rests and `offset` is its last."""
+        ...
+
+
 class RunLog:
     """The chunks of one run, in order, and the tree that they fold to.
 
@@ -36,20 +72,43 @@ class RunLog:
 
     Attributes:
         run_id: the root agent's id.
-        chunks: every chunk so far; `chunks[n - 1].sequence == n`. Not to be changed.
-        tree: the fold of `chunks`.
+        base: the number of the last chunk that is not in `chunks`; 0 unless the log was taken over from a store.
+        chunks: every chunk above `base` so far; `chunks[n - 1 - base].sequence == n`. Not to be changed.
+        tree: the fold of all chunks, those up to `base` included.
         live: whether somebody runs it now; only an owner appends.
+        kept: what keeps it beyond this process; None for a log that is in memory only.
+        shown: up to which number readers see it: what they saw survives a crash.
+        here: whether this process writes it, or did last; else readers follow what is kept.
     """
 
     def __init__(self, run_id: str, chunks: Iterable[Chunk] = ()) -> None:
         self.run_id = run_id
+        self.base = 0
         self.chunks: list[Chunk] = list(chunks)
         self.tree: RunTree = fold(self.chunks)
         self.live = False
+        self.kept: Kept | None = None
+        self.shown = len(self.chunks)
+        self.here = True
+        self._before: list[Chunk] = []
         self._now = 0
         self._room: anyio.Event | None = None
         self._news: anyio.Event | None = None
         self._event_type: type[anyio.Event] = anyio.Event
+
+    @property
+    def last_sequence(self) -> int:
+        """The number of the last chunk."""
+        return self.base + len(self.chunks)
+
+    @property
+    def structure(self) -> Iterator[Chunk]:
+        """The chunks from the first to the last; of those up to `base` perhaps without the deltas."""
+        return chain(self._before, self.chunks)
+
+    def above(self, sequence: int) -> list[Chunk]:
+        """The chunks above that number, which is at least `base`."""
+        return self.chunks[max(0, sequence - self.base) :]
 
     def append(self, *chunks: Chunk) -> None:
         """Numbers, stamps and adds the chunks, all or none, and wakes the readers that wait.
@@ -64,7 +123,7 @@ class RunLog:
         now = time.time_ns() // 1_000_000
         if now != self._now:  # chunks of one millisecond share the number object
             self._now = now
-        number, steps_ended = len(log), tree.steps_ended
+        number, steps_ended = self.base + len(log), tree.steps_ended
         try:
             for chunk in chunks:
                 node = tree.agents.get(chunk.agent_id)
@@ -75,14 +134,40 @@ class RunLog:
                 chunk.timestamp = self._now
                 tree.apply(chunk)
         except Exception:
-            self.tree = fold(log)
+            self.tree = self._folded()
             raise
         log += chunks
+        if self.kept is None:
+            self.shown = number
+        else:
+            self.kept.note()
+        self._tell()
+        if tree.steps_ended != steps_ended:
+            self.make_room()
+
+    def show(self, sequence: int) -> None:
+        """Readers may see the chunks up to that number: they are kept."""
+        self.shown = sequence
+        self._tell()
+
+    def catch_up(self, chunks: Iterable[Chunk], base: int) -> None:
+        """Takes in what another owner has written since: the chunks up to `base`, perhaps without the deltas."""
+        new = [chunk for chunk in chunks if chunk.sequence > self.last_sequence]
+        self._before += [*self.chunks, *new]
+        self.chunks = []
+        self.base = self.shown = base
+        self.tree = self._folded()
+        self._tell()
+
+    def _folded(self) -> RunTree:
+        tree = fold(self.structure)
+        tree.sequence = self.last_sequence
+        return tree
+
+    def _tell(self) -> None:
         if self._news is not None:
             self._news.set()
             self._news = None
-        if tree.steps_ended != steps_ended:
-            self.make_room()
 
     async def room(self) -> None:
         """Returns when a model call has ended, or `make_room` is called: who waits for a limit decides anew."""
@@ -100,9 +185,7 @@ class RunLog:
         """The owner is done with it, for now or for good; wakes those who wait for that."""
         self.live = False
         self._event_type = anyio.Event  # the next owner may have another event loop
-        if self._news is not None:
-            self._news.set()
-            self._news = None
+        self._tell()
 
     async def rest(self) -> None:
         """Returns once nobody runs it any more: it has ended, is parked, or was left by a crash."""
@@ -146,12 +229,13 @@ class LogReader(Generic[ItemT]):
         self._coalesce = coalesce
         self._control = control
         self._closed = False
+        self._page: list[Chunk | Control] = []  # what was read from the store and not yet given out, the last one first
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> ItemT:
-        if not self._closed and self._position < len(self._log.chunks):
+        if self._at_hand and not self._closed:
             if self._position % _PIECES_BETWEEN_CHECKPOINTS == 0:
                 await checkpoint()
             return self._take()
@@ -165,7 +249,11 @@ class LogReader(Generic[ItemT]):
         except StopAsyncIteration:
             return []
         batch: list[ItemT] = []
-        while self._position < len(self._log.chunks):
+        log = self._log
+        if self._at_hand and not self._coalesce:
+            batch = cast(list[ItemT], log.chunks[self._position - log.base : log.shown - log.base])
+            self._position = log.shown
+        while self._at_hand or self._page:
             batch.append(self._take())
         return batch or [self._take()]
 
@@ -173,37 +261,65 @@ class LogReader(Generic[ItemT]):
         """Ends the iteration. The run goes on."""
         self._closed = True
 
+    @property
+    def _at_hand(self) -> bool:
+        """Whether the next chunk is in memory."""
+        log = self._log
+        return log.base <= self._position < log.shown and not self._page and log.here
+
     async def _arrival(self) -> None:
         waited = False
-        while not self._closed:
-            tree = self._log.tree
-            if self._position < len(self._log.chunks):
+        while not self._closed and not self._page:
+            log, kept = self._log, self._log.kept
+            if self._at_hand:
                 if not waited:
                     await checkpoint()
                 return
-            if tree.ended or (tree.at_rest and not self._follow):
+            waited = True
+            if kept is not None and not (log.here and self._position >= log.base):
+                if await self._turn(kept):
+                    return
+                continue
+            tree = log.tree
+            if self._position >= log.last_sequence and (tree.ended or (tree.at_rest and not self._follow)):
                 if self._control:
                     return
                 break
-            await self._log.news()
-            waited = True
-        raise StopAsyncIteration
+            await log.news()
+        if not self._page:
+            raise StopAsyncIteration
+
+    async def _turn(self, kept: Kept) -> bool:
+        """Reads on in what is kept, or waits for it; True if the run rests and `stream_end` is wanted."""
+        self._page = (await kept.page(self._position))[::-1]
+        if self._page or not await kept.rests(self._position, follow=self._follow):
+            return False
+        self._closed = not self._control
+        return self._control
 
     def _take(self) -> ItemT:
-        chunks = self._log.chunks
-        if self._position >= len(chunks):
+        if self._page:
+            return cast(ItemT, self._turned())
+        log = self._log
+        if not self._at_hand:
             self._closed = True
             return cast(ItemT, self._stream_end())
-        chunk = chunks[self._position]
+        chunk = log.chunks[self._position - log.base]
         self._position += 1
         return cast(ItemT, self._merged(chunk) if self._coalesce else chunk)
 
+    def _turned(self) -> Chunk | Control:
+        """The next of the page."""
+        item = self._page.pop()
+        self._position = item.floor if isinstance(item, Resync) else cast(Chunk, item).sequence
+        return item
+
     def _merged(self, chunk: Chunk) -> Chunk:
         """`chunk` and the deltas right behind it that continue it, as one; numbered as the last of them."""
-        chunks, first = self._log.chunks, chunk
+        log, first = self._log, chunk
         pieces: list[str] = []
-        while self._position < len(chunks) and _continues(first, chunks[self._position]):
-            chunk = chunks[self._position]
+        while self._position < log.shown and _continues(first, log.chunks[self._position - log.base]):
+            chunk = log.chunks[self._position - log.base]
             pieces.append(_words(chunk))
             self._position += 1
         if not pieces:
