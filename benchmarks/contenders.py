@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+from unittest.mock import patch
 
 import httpx2
 import openai
@@ -15,7 +17,13 @@ from helix.model import Model
 from helix.models.openai_chat import OpenAIChatModel
 from helix.testing import Call, FunctionModel, Turn
 
-Run = Callable[[], Awaitable[int]]
+
+class Run(Protocol):
+    """Makes one run and counts its deltas; `seen` is called at the first one."""
+
+    def __call__(self, seen: Callable[[], object] | None = None) -> Awaitable[int]: ...
+
+
 Contender = Callable[[str], AbstractAsyncContextManager[Run]]
 """From the server's URL, path included, to runs."""
 
@@ -29,9 +37,9 @@ def by_hand(reads: Callable[[], AbstractAsyncContextManager[loops.Read]], rounds
     async def contender(base_url: str) -> AsyncGenerator[Run]:
         async with reads() as read:
 
-            async def run() -> int:
+            async def run(seen: Callable[[], object] | None = None) -> int:
                 texts: list[str] = []
-                await loops.by_hand(read, base_url, texts.append, rounds)
+                await loops.by_hand(read, base_url, _keeping(texts, seen), rounds)
                 return len(texts)
 
             yield run
@@ -39,14 +47,27 @@ def by_hand(reads: Callable[[], AbstractAsyncContextManager[loops.Read]], rounds
     return contender
 
 
+def _keeping(texts: list[str], seen: Callable[[], object] | None) -> Callable[[str], None]:
+    """Keeps the texts, and calls `seen` at the first."""
+    if seen is None:
+        return texts.append
+
+    def keep(text: str) -> None:
+        if not texts:
+            seen()
+        texts.append(text)
+
+    return keep
+
+
 @asynccontextmanager
 async def bare_openai(base_url: str) -> AsyncGenerator[Run]:
     """The openai client as its documentation uses it."""
     async with openai.AsyncOpenAI(api_key="none", base_url=base_url, max_retries=0) as client:
 
-        async def run() -> int:
+        async def run(seen: Callable[[], object] | None = None) -> int:
             texts: list[str] = []
-            await loops.bare_openai(client, texts.append)
+            await loops.bare_openai(client, _keeping(texts, seen))
             return len(texts)
 
         yield run
@@ -64,19 +85,23 @@ def helix_agent(transport: str, rounds: int = 0, depth: int = 0, fan: int = 0) -
 
     @asynccontextmanager
     async def contender(base_url: str) -> AsyncGenerator[Run]:
-        async with _client(transport, base_url) as client, Executor() as executor:
-            agent = _tree(OpenAIChatModel("mock", client=client), rounds, depth, fan)
+        with patch("helix.models._openai.http_client", lambda: _http_client(transport)):
+            model = OpenAIChatModel("mock", api_key="none", base_url=base_url)
+            agent = _tree(model, rounds, depth, fan)
+            async with model, Executor() as executor:
 
-            async def run() -> int:
-                handle = await executor.execute(agent, "go", limits=UNLIMITED)
-                count = 0
-                async for chunk in handle.stream():
-                    if type(chunk) is TextDelta:
-                        count += 1
-                await handle.result()
-                return count
+                async def run(seen: Callable[[], object] | None = None) -> int:
+                    handle = await executor.execute(agent, "go", limits=UNLIMITED)
+                    count = 0
+                    async for chunk in handle.stream():
+                        if type(chunk) is TextDelta:
+                            count += 1
+                            if seen is not None and count == 1:
+                                seen()
+                    await handle.result()
+                    return count
 
-            yield run
+                yield run
 
     return contender
 
@@ -84,12 +109,11 @@ def helix_agent(transport: str, rounds: int = 0, depth: int = 0, fan: int = 0) -
 UNLIMITED = Limits(steps=10_000, depth=100, fan_out=1000)
 
 
-@asynccontextmanager
-async def _client(transport: str, base_url: str) -> AsyncGenerator[openai.AsyncOpenAI]:
+def _http_client(transport: str) -> httpx2.AsyncClient:
+    """What helix makes, on the transport that is measured, and for more connections than a server needs."""
     limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
     make = {"httpx2": openai.DefaultAsyncHttpxClient, "aiohttp": openai.DefaultAioHttpClient}[transport]
-    async with openai.AsyncOpenAI(api_key="none", base_url=base_url, http_client=make(limits=limits)) as client:
-        yield client
+    return make(limits=limits)
 
 
 def _tree(model: Model, rounds: int, depth: int, fan: int) -> Agent:

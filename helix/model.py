@@ -39,6 +39,8 @@ class ModelSettings:
         headers: sent with each request, beside the client's own.
         extra_body: merged into the request's JSON body, over everything else.
         timeout: seconds that one model call may take.
+        first_byte: seconds until its reply has begun; 600 if not set.
+        between_bytes: seconds that it may be silent after that; 600 if not set.
         max_retries: how often a failed call is made again, each time as a new attempt of the step.
         retry_delay: seconds before the first retry; doubled for each further one, up to 8, with jitter. A provider's
             `retry-after` goes before it.
@@ -53,6 +55,8 @@ class ModelSettings:
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     extra_body: Mapping[str, Any] | None = None
     timeout: float | None = None
+    first_byte: float | None = None
+    between_bytes: float | None = None
     max_retries: int | None = None
     retry_delay: float | None = None
 

@@ -21,6 +21,7 @@ import pytest
 
 import helix
 from helix import chunks as c
+from helix.executor import EXECUTE_OPTIONS
 from helix.limits import DEFAULT_LIMITS
 from helix.tools import make_tool
 
@@ -96,7 +97,7 @@ def test_the_readme_has_the_two_commands_as_they_are_promised() -> None:
 
 
 def test_the_readme_links_every_page() -> None:
-    linked = set(re.findall(r"\]\((docs/[^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    linked = set(re.findall(r"\]\((docs/[^)]+\.md)\)", (ROOT / "README.md").read_text(encoding="utf-8")))
     assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
 
 
@@ -134,8 +135,10 @@ def test_the_limits_are_all_listed_with_their_defaults() -> None:
         (
             "argument of @tool",
             set(inspect.signature(make_tool).parameters) - {"function", "options"}
-            | {"timeout", "retries", "replay", "sequential", "finishes", "max_result_bytes"},
+            | {"timeout", "retries", "replay", "sequential", "finishes", "max_result_bytes"}
+            | {"requires_approval", "runs_on", "approval_timeout"},
         ),
+        ("option of a run", set(EXECUTE_OPTIONS)),
         ("setting", {field.name for field in fields(helix.ModelSettings)}),
     ],
 )

@@ -600,8 +600,8 @@ async def test_a_client_lives_as_long_as_its_last_user_and_its_connection_is_use
     made: list[AsyncOpenAI] = []
 
     class Counted(OpenAIChatModel):
-        def _new_client(self) -> AsyncOpenAI:
-            made.append(super()._new_client())
+        def _new_client(self, http: Any) -> AsyncOpenAI:
+            made.append(super()._new_client(http))
             return made[-1]
 
     async with serving(Answer(body=DONE)) as server:

@@ -54,4 +54,35 @@ def _azure(deployment: str) -> Model:
     return AzureOpenAIChatModel(deployment)
 
 
-_PROVIDERS: dict[str, Callable[[str], Model]] = {"openai": _openai, "azure": _azure}
+def _openai_responses(model: str) -> Model:
+    from helix.models.openai_responses import OpenAIResponsesModel
+
+    return OpenAIResponsesModel(model)
+
+
+def _azure_responses(deployment: str) -> Model:
+    from helix.models.openai_responses import AzureOpenAIResponsesModel
+
+    return AzureOpenAIResponsesModel(deployment)
+
+
+def _anthropic(model: str) -> Model:
+    from helix.models.anthropic import AnthropicModel
+
+    return AnthropicModel(model)
+
+
+def _google(model: str) -> Model:
+    from helix.models.google import GoogleModel
+
+    return GoogleModel(model)
+
+
+_PROVIDERS: dict[str, Callable[[str], Model]] = {
+    "openai": _openai,
+    "azure": _azure,
+    "openai-responses": _openai_responses,
+    "azure-responses": _azure_responses,
+    "anthropic": _anthropic,
+    "google": _google,
+}

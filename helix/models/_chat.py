@@ -6,25 +6,20 @@ speak it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from helix.chunks import FinishReason
-from helix.errors import ModelError
 from helix.limits import Usage
 from helix.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
-from helix.models._errors import MAX_DETAIL, from_event, scrub
-from helix.models._sse import EventStreamDecoder, ServerSentEvent
-from helix.models._template import TextTemplate
+from helix.models._sse import ServerSentEvent
+from helix.models._stream import StreamDecoder, as_count, as_object, as_objects, as_text
 
 PROVIDER: Final = "openai"
 """The key of `provider_data` that this dialect reads and writes."""
-
-_MAX_FOREIGN_BODY = 1 << 20
 
 
 def encode_message(message: Message) -> bytes:
@@ -82,115 +77,52 @@ def settings_fields(settings: ModelSettings, *, max_tokens: str) -> dict[str, An
     return {name: value for name, value in fields.items() if value is not None}
 
 
-class ChatDecoder:
+class ChatDecoder(StreamDecoder):
     """Decodes one reply: bytes in, pushes out, no I/O.
 
     Attributes:
-        done: the provider has said that the reply is complete; what follows is ignored.
         finish_reason: as the provider called it, once it did.
-        usage: what the provider told so far.
-        secrets: texts that no error may repeat.
     """
 
-    __slots__ = (
-        "_call_ids",
-        "_choice",
-        "_emit",
-        "_events",
-        "_foreign",
-        "_refused",
-        "_slots",
-        "_sniffed",
-        "_usual",
-        "done",
-        "finish_reason",
-        "secrets",
-        "usage",
-    )
+    __slots__ = ("_call_ids", "_choice", "_refused", "_slots", "finish_reason")
+
+    _named: ClassVar[tuple[str, str, str]] = ("chat completion", "choices", "[DONE]")
 
     def __init__(self, emit: Emit, *, choice: int = 0) -> None:
         """Pushes choice number `choice` into `emit`, and ignores any other."""
-        self.done = False
+        super().__init__(emit)
         self.finish_reason: str | None = None
-        self.usage: Usage | None = None
-        self.secrets: Sequence[str] = ()
-        self._emit = emit
         self._choice = choice
-        self._events = EventStreamDecoder()
-        self._usual = TextTemplate()
-        self._sniffed = False
-        self._foreign: bytearray | None = None  # a body that is no event stream
         self._refused = False
         self._slots: dict[int, int] = {}  # the provider's index of a call -> ours
         self._call_ids: list[str | None] = []  # by our index
 
-    def feed(self, data: bytes) -> None:
-        """Pushes all that `data` completes.
-
-        Raises:
-            ModelError: the provider sent an error, or what cannot be read.
-        """
-        if not self._sniffed:
-            self._sniff(data)
-        if self._foreign is not None:
-            self._foreign += data[: _MAX_FOREIGN_BODY - len(self._foreign)]
-            return
-        at = 0
-        while at < len(data):
-            if self._events.is_between:
-                at = self._usual.take(data, at)
-            after = data.find(b"\n\n", at) + 2
-            for event in self._events.feed(data[at:after] if after > 1 else data[at:]):
-                if self.done:
-                    return
-                if event.data.startswith(b"[DONE]"):
-                    self.done = True
-                else:
-                    self._take(event)
-            at = after if after > 1 else len(data)
-
-    def end(self) -> ModelReply:
-        """The reply's ending, once the body has ended or `done` is set.
-
-        Raises:
-            ModelError: the reply is not complete.
-        """
-        if self._foreign is not None:
-            raise self._foreign_error(bytes(self._foreign))
-        if not self.done:
-            raise self.dropped("the body ended without [DONE]")
+    def _ending(self) -> ModelReply:
         if self.finish_reason == "error":
             raise self.dropped("finish_reason: error")
         return ModelReply(self._finish(), self.usage or Usage(requests=1))
 
-    def dropped(self, detail: str) -> ModelError:
-        """The error for a reply that broke off."""
-        return ModelError(
-            "model_stream_dropped",
-            "The model's reply broke off before it was complete.",
-            retryable=True,
-            detail=scrub(detail, self.secrets)[:MAX_DETAIL],
-            usage=self.usage,
-        )
-
     def _take(self, event: ServerSentEvent) -> None:
+        if event.data.startswith(b"[DONE]"):
+            self.done = True
+            return
         chunk = self._parse(event)
         if chunk.get("usage") or "x_groq" in chunk:
             self.usage = _usage_in(chunk) or self.usage
         error = chunk.get("error")
         if error or event.event == "error" or chunk.get("object") == "error":
             raise self._error(error or chunk)
-        for choice in _objects(chunk.get("choices")):
+        for choice in as_objects(chunk.get("choices")):
             if (choice.get("index") or 0) == self._choice:
                 self._take_choice(choice)
         self._learn(event, chunk)
 
     def _learn(self, event: ServerSentEvent, chunk: dict[str, Any]) -> None:
         """Remembers an event that has brought a text and nothing else."""
-        choices = _objects(chunk.get("choices"))
+        choices = as_objects(chunk.get("choices"))
         if len(choices) != 1 or event.event != "message" or chunk.get("usage") or chunk.get("x_groq"):
             return
-        said = {key: value for key, value in _object(choices[0].get("delta")).items() if value and key != "role"}
+        said = {key: value for key, value in as_object(choices[0].get("delta")).items() if value and key != "role"}
         if len(said) != 1 or choices[0].get("finish_reason") or (choices[0].get("index") or 0) != self._choice:
             return
         ((key, text),) = said.items()
@@ -201,33 +133,9 @@ class ChatDecoder:
     def _take_choice(self, choice: dict[str, Any]) -> None:
         if error := choice.get("error"):
             raise self._error(error)
-        self._push(_object(choice.get("delta")))
+        self._push(as_object(choice.get("delta")))
         if reason := choice.get("finish_reason"):
             self.finish_reason = str(reason)
-
-    def _parse(self, event: ServerSentEvent) -> dict[str, Any]:
-        try:
-            chunk = from_json(event.data)
-        except ValueError:
-            chunk = self._parse_damaged(event)
-        if isinstance(chunk, dict):
-            return cast("dict[str, Any]", chunk)
-        if event.event == "error":
-            raise self._error(chunk)
-        if not chunk:
-            return {}  # an empty event keeps a connection open
-        raise self.dropped(f"an event is no object: {event.data!r}")
-
-    def _parse_damaged(self, event: ServerSentEvent) -> object:
-        """An event that is no strict JSON: half characters are replaced, as they would be in a browser."""
-        text = event.data.decode("utf-8", "replace")
-        if not text.strip():
-            return None
-        try:
-            whole = json.dumps(json.loads(text), ensure_ascii=False)
-        except (ValueError, RecursionError):
-            raise (self._error(text) if event.event == "error" else self.dropped(f"no JSON: {text!r}")) from None
-        return json.loads(whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
     def _push(self, delta: dict[str, Any]) -> None:
         if reasoning := delta.get("reasoning_content") or delta.get("reasoning") or delta.get("reasoning_details"):
@@ -236,12 +144,12 @@ class ChatDecoder:
             if isinstance(content, str):
                 self._emit.text(content)
             else:
-                self._push_parts(_objects(content))
-        if refusal := _text(delta.get("refusal")):
+                self._push_parts(as_objects(content))
+        if refusal := as_text(delta.get("refusal")):
             self._refused = True
             self._emit.refusal(refusal)
         if calls := delta.get("tool_calls"):
-            for position, call in enumerate(_objects(calls)):
+            for position, call in enumerate(as_objects(calls)):
                 self._push_call(call, position)
         if function := delta.get("function_call"):  # the dialect's elder form: one call, no id
             self._push_call({"function": function}, 0)
@@ -249,14 +157,14 @@ class ChatDecoder:
     def _push_parts(self, parts: list[dict[str, Any]]) -> None:
         """Content as a list of typed parts (Mistral's reasoning models)."""
         for part in parts:
-            if text := _text(part.get("text")):
+            if text := as_text(part.get("text")):
                 self._emit.text(text)
-            for piece in _objects(part.get("thinking")):
-                self._emit.thinking(_text(piece.get("text")))
+            for piece in as_objects(part.get("thinking")):
+                self._emit.thinking(as_text(piece.get("text")))
 
     def _push_call(self, call: dict[str, Any], position: int) -> None:
-        function = _object(call.get("function"))
-        index, call_id, name = call.get("index"), _text(call.get("id")) or None, _text(function.get("name")) or None
+        function = as_object(call.get("function"))
+        index, call_id, name = call.get("index"), as_text(call.get("id")) or None, as_text(function.get("name")) or None
         arguments = function.get("arguments")
         if arguments is not None and not isinstance(arguments, str):
             arguments = to_json(arguments).decode()
@@ -285,32 +193,8 @@ class ChatDecoder:
             return "refusal"
         return "tool_calls" if reason == "stop" and self._call_ids else reason
 
-    def _sniff(self, data: bytes) -> None:
-        """Notices a body that is JSON or a web page, whatever its headers call it."""
-        head = data.lstrip(b"\xef\xbb\xbf\r\n\t ")
-        if head:
-            self._sniffed = True
-            self._foreign = bytearray() if head[:1] in (b"{", b"[", b"<") else None
-
-    def _foreign_error(self, body: bytes) -> ModelError:
-        text = scrub(body.decode("utf-8", "replace"), self.secrets)[:MAX_DETAIL]
-        if b"<" in body[:8]:
-            page = "The server answered with a web page instead of a reply: check the base URL."
-            return ModelError("model_rejected", page, detail=text)
-        try:
-            parsed: Any = from_json(body)
-        except ValueError:
-            return self.dropped(text)
-        fields = (_objects(parsed) or [_object(parsed)])[0]
-        self.usage = _usage_in(fields)
-        if fields.get("error") or fields.get("object") == "error":
-            return self._error(fields.get("error") or fields)
-        whole = "The server answered in one piece instead of streaming: helix needs a server that can stream."
-        other = "The server answered with JSON that is no chat completion: check the base URL."
-        return ModelError("model_rejected", whole if "choices" in fields else other, detail=text, usage=self.usage)
-
-    def _error(self, error: object) -> ModelError:
-        return from_event(error, secrets=self.secrets, usage=self.usage)
+    def _usage_in(self, fields: dict[str, Any]) -> Usage | None:
+        return _usage_in(fields)
 
 
 _FINISH_REASONS: dict[str, FinishReason] = {
@@ -328,40 +212,20 @@ _FINISH_REASONS: dict[str, FinishReason] = {
 
 def _reasoning(value: object) -> str:
     """The text of a delta's reasoning, which some servers give as a list of details."""
-    return _text(value) or "".join(_text(detail.get("text")) for detail in _objects(value))
+    return as_text(value) or "".join(as_text(detail.get("text")) for detail in as_objects(value))
 
 
 def _usage_in(chunk: dict[str, Any]) -> Usage | None:
-    told = _object(chunk.get("usage") or _object(chunk.get("x_groq")).get("usage"))
+    told = as_object(chunk.get("usage") or as_object(chunk.get("x_groq")).get("usage"))
     if not told:
         return None
-    prompt, completion, cost = _count(told, "prompt_tokens"), _count(told, "completion_tokens"), told.get("cost")
+    prompt, completion, cost = as_count(told, "prompt_tokens"), as_count(told, "completion_tokens"), told.get("cost")
     return Usage(
         input_tokens=prompt,
         output_tokens=completion,
-        total_tokens=_count(told, "total_tokens") or prompt + completion,
-        cached_tokens=_count(_object(told.get("prompt_tokens_details")), "cached_tokens"),
-        reasoning_tokens=_count(_object(told.get("completion_tokens_details")), "reasoning_tokens"),
+        total_tokens=as_count(told, "total_tokens") or prompt + completion,
+        cached_tokens=as_count(as_object(told.get("prompt_tokens_details")), "cached_tokens"),
+        reasoning_tokens=as_count(as_object(told.get("completion_tokens_details")), "reasoning_tokens"),
         requests=1,
         cost=float(cost) if isinstance(cost, (int, float)) else None,
     )
-
-
-# What servers send is not always what they should: a value of another type is one that was not sent.
-
-
-def _object(value: object) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _objects(value: object) -> list[dict[str, Any]]:
-    return [item for item in cast("list[Any]", value) if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _count(told: dict[str, Any], name: str) -> int:
-    value = told.get(name)
-    return value if isinstance(value, int) else 0

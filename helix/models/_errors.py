@@ -52,7 +52,7 @@ def from_status(
         code,
         scrub(told.message, secrets)[:MAX_MESSAGE] or f"The provider answered with HTTP status {status}.",
         retryable=retryable,
-        retry_after=retry_after(headers) if retryable else None,
+        retry_after=(told.retry_after if (after := retry_after(headers)) is None else after) if retryable else None,
         detail=scrub(detail, secrets)[:MAX_DETAIL],
     )
 
@@ -65,6 +65,7 @@ def from_event(error: object, *, secrets: Sequence[str] = (), usage: Usage | Non
         code,
         scrub(told.message, secrets)[:MAX_MESSAGE] or "The provider stopped with an error.",
         retryable=retryable,
+        retry_after=told.retry_after if retryable else None,
         detail=scrub(told.detail, secrets)[:MAX_DETAIL],
         usage=usage,
     )
@@ -109,6 +110,7 @@ class _Told:
     """Its type and code in lower case; its message when it has neither."""
     status: int | None
     detail: str
+    retry_after: float | None = None
 
 
 def _read(error: object) -> _Told:
@@ -120,7 +122,7 @@ def _read(error: object) -> _Told:
     kind = " ".join(str(fields[name]) for name in ("type", "code") if fields.get(name)) or message
     numbers = (_number(fields.get(name)) for name in ("status_code", "code", "status"))
     status = next((int(number) for number in numbers if number is not None and 400 <= number < 600), None)
-    return _Told(message, kind.lower(), status, detail)
+    return _Told(message, kind.lower(), status, detail, _retry_delay(fields.get("details")))
 
 
 def _fields(error: object) -> dict[str, Any]:
@@ -130,6 +132,14 @@ def _fields(error: object) -> dict[str, Any]:
     fields = cast("dict[str, Any]", error)
     inner = fields.get("error")
     return {**fields, **cast("dict[str, Any]", inner)} if isinstance(inner, dict) else fields
+
+
+def _retry_delay(details: object) -> float | None:
+    """The seconds in a `google.rpc.RetryInfo`, such as `"34.4s"`."""
+    for detail in map(_fields, cast("list[Any]", details) if isinstance(details, list) else []):
+        if str(detail.get("@type")).endswith("RetryInfo"):
+            return _number(str(detail.get("retryDelay")).removesuffix("s"))
+    return None
 
 
 def _message(error: dict[str, Any]) -> str:

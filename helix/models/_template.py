@@ -2,31 +2,57 @@
 
 Providers send a whole envelope with each token: 300 bytes around five. Once one such event has been parsed, the next is
 recognised by its bytes and only its text is read. What is recognised would have parsed to the same event but for that
-text; whatever is not, is parsed.
+text, OpenAI's random padding and the event's number; whatever is not, is parsed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-_FILLER = b'"obfuscation":"'  # OpenAI's random padding: the one other string that differs from event to event
+_FILLER = re.compile(rb'"obfuscation": ?"([0-9A-Za-z]*)"')
+_NUMBER = re.compile(rb'"sequence_number": ?([0-9]+)[,}]')
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+_MAX_WORD, _MAX_WORDS = 32, 8192
+WORDS: dict[bytes, str] = {}
+"""Tokens that `word` has read, by their bytes: they come again and again, and a log need not keep each twice."""
 _LESSONS = 8  # a stream whose envelopes differ each time is not worth more
 
 
-class TextTemplate:
-    """The bytes of one event around its text."""
+def _is_number(data: bytes) -> bool:
+    """Whether every parser would read a whole number of JSON; a bare 0 is left to them."""
+    return data.isdigit() and data[0] != 48 and len(data) < 19
 
-    __slots__ = ("_end", "_head", "_lessons", "_middle", "_push")
+
+class _Hole(NamedTuple):
+    """A place where events differ without effect."""
+
+    fits: Callable[[bytes], bool]
+    """Whether something may stand there."""
+    end: bytes
+    """The one byte that ends it."""
+    rest: bytes
+    """All bytes from that one to the next hole, the text or the end."""
+
+
+class TextTemplate:
+    """The bytes of one event around its text.
+
+    An event is its head, its text, the middle, and behind that what the holes leave. A number may stand before the text
+    too: it is the neck.
+    """
+
+    __slots__ = ("_head", "_holes", "_lessons", "_middle", "_neck", "_neck_end", "_push")
 
     def __init__(self) -> None:
         self._push: Callable[[str], None]
         self._head = b"\0"  # begins no event
+        self._neck = self._neck_end = b""
         self._middle = b""
-        self._end = b""
+        self._holes: list[_Hole] = []
         self._lessons = _LESSONS
 
     def take(self, data: bytes, at: int) -> int:
@@ -34,30 +60,35 @@ class TextTemplate:
 
         The stream must be between two events at `at`.
         """
-        head, middle, end = self._head, self._middle, self._end
+        head, neck, middle, holes = self._head, self._neck, self._middle, self._holes
         while data.startswith(head, at):
             start = at + len(head)
+            if neck:
+                hole, start = start, data.find(self._neck_end, start)
+                number = data[hole:start]
+                if not (data.startswith(neck, start) and number.isdigit() and number[0] != 48 and len(number) < 19):
+                    break  # the first event's 0 is for the parser, as is what no JSON would have
+                start += len(neck)
             stop = data.find(b'"', start)
             if not data.startswith(middle, stop):
                 break
             after = stop + len(middle)
-            if end:
-                filler = after
-                after = data.find(b'"', filler)
-                if not (data.startswith(end, after) and data[filler:after].isalnum()):
-                    break
-                after += len(end)
-            try:
-                text = data[start:stop].decode()
-            except UnicodeDecodeError:
-                break
-            if not text.isprintable() or not text or "\\" in text:  # strings in JSON hold no control characters
+            for fits, end, rest in holes:
+                hole, after = after, data.find(end, after)
+                if not (data.startswith(rest, after) and fits(data[hole:after])):
+                    return at
+                after += len(rest)
+            raw = data[start:stop]
+            text = WORDS.get(raw) or word(raw)
+            if not text:
                 break
             self._push(text)
             at = after
         return at
 
-    def learn(self, data: bytes, text: str, read: Callable[[Any], object], push: Callable[[str], None]) -> None:
+    def learn(
+        self, data: bytes, text: str, read: Callable[[Any], object], push: Callable[[str], None], name: str = "message"
+    ) -> None:
         """Takes an event for the shape of those to come, if its text can be found in its bytes.
 
         Args:
@@ -65,19 +96,55 @@ class TextTemplate:
             text: the text that the event consists of; all else in it has no effect.
             read: finds that text in the parsed event.
             push: takes the texts of those to come.
+            name: the event's name.
         """
+        if self._lessons == 0:
+            return
         raw = to_json(text)
         at = data.rfind(raw)
-        if self._lessons == 0 or at < 0 or b"\\" in raw:
+        if at < 0 or b"\\" in raw:
             return
         self._lessons -= 1
-        head, middle, end = data[: at + 1], data[at + len(raw) - 1 :], b""
-        if (filler := middle.find(_FILLER)) >= 0:
-            filler += len(_FILLER)
-            middle, end = middle[:filler], middle[middle.index(b'"', filler) :]
-        if _holds(head + _MARK.encode() + middle + end, read):
-            self._head, self._push = b"data: " + head, push
-            self._middle, self._end = (middle, end + b"\n\n") if end else (middle + b"\n\n", b"")
+        head, middle = data[: at + 1], data[at + len(raw) - 1 :]
+        if not _holds(head + _MARK.encode() + middle, read):
+            return
+        line = b"" if name == "message" else b"event: %b\n" % name.encode()
+        self._head, necks = _split(line + b"data: " + head, {_NUMBER: _is_number})
+        self._neck = necks[0].rest if necks else b""
+        self._neck_end = self._neck[:1]
+        self._middle, self._holes = _split(middle + b"\n\n", {_FILLER: bytes.isalnum, _NUMBER: _is_number})
+        self._push = push
+
+
+def word(raw: bytes) -> str:
+    """The text of the inside of a JSON string; empty if it is for the parser to judge, or was not all of the string."""
+    text = raw.decode("utf-8", "surrogateescape")
+    if not text.isprintable():  # strings in JSON hold no control characters, nor half ones
+        return ""
+    if "\\" in text:
+        try:
+            text = from_json(b'"%b"' % raw)
+        except ValueError:
+            return ""
+    if len(raw) <= _MAX_WORD:
+        if len(WORDS) >= _MAX_WORDS:
+            WORDS.clear()
+        WORDS[raw] = text
+    return text
+
+
+def _split(data: bytes, kinds: dict[re.Pattern[bytes], Callable[[bytes], bool]]) -> tuple[bytes, list[_Hole]]:
+    """What stands before the first hole, and the holes; each kind makes one at most.
+
+    A match begins at a string's opening quote and ends behind its value: what fits its hole leaves the JSON around it
+    as it is.
+    """
+    spans = sorted((*found.span(1), fits) for kind, fits in kinds.items() if (found := kind.search(data)))
+    holes: list[_Hole] = []
+    for number, (_, stop, fits) in enumerate(spans, 1):
+        end = spans[number][0] if number < len(spans) else len(data)
+        holes.append(_Hole(fits, data[stop : stop + 1], data[stop:end]))
+    return data[: spans[0][0]] if spans else data, holes
 
 
 def _holds(marked: bytes, read: Callable[[Any], object]) -> bool:

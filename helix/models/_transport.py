@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import ssl
+import time
 from collections.abc import AsyncIterator
-from typing import Protocol, cast
+from types import TracebackType
+from typing import Final, Protocol, Self, cast
 
 import anyio
 import httpx2
@@ -17,7 +20,14 @@ import openai
 import sniffio
 
 from helix.errors import ModelError
+from helix.model import ModelSettings
 
+FIRST_BYTE: Final = 600.0
+"""Seconds until a reply must have begun, unless the settings say otherwise; as the openai client has it."""
+BETWEEN_BYTES: Final = 600.0
+"""Seconds after which a silent reply is given up, unless the settings say otherwise."""
+NO_TIMEOUT: Final = httpx2.Timeout(None, connect=30.0)
+"""What the transport is given: to reach the server takes its own time, and the rest is `Patience`'s."""
 _DRAIN_SECONDS = 0.1
 
 
@@ -50,7 +60,47 @@ def _tls() -> ssl.SSLContext:
     return httpx2.create_ssl_context()  # 20 ms of reading certificates: once a process, not once a client
 
 
-async def read(response: httpx2.Response, decoder: Decoder) -> None:
+class Patience:
+    """How long one reply may take: in all, until its head is there, and from one read to the next. One timer for all.
+
+    Used as a context manager around the exchange; `ran_out` tells afterwards whether it was cut, and why.
+    """
+
+    __slots__ = ("_between", "_end", "_looked", "_scope", "_total", "ran_out")
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._total = settings.timeout
+        self._between = BETWEEN_BYTES if settings.between_bytes is None else settings.between_bytes
+        now = anyio.current_time()
+        self._end = math.inf if self._total is None else now + self._total
+        first = FIRST_BYTE if settings.first_byte is None else settings.first_byte
+        self._scope = anyio.CancelScope(deadline=min(self._end, now + first))
+        self._looked = 0.0
+        self.ran_out = ""
+
+    def __enter__(self) -> Self:
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        cut = self._scope.__exit__(kind, error, traceback)
+        if self._scope.cancelled_caught:
+            in_all = anyio.current_time() >= self._end
+            whole = f"The model gave no complete reply within {self._total:g} seconds."
+            self.ran_out = whole if in_all else "The model was silent for too long."
+        return bool(cut)
+
+    def heard(self) -> None:
+        """Something has come; the time for the next read begins."""
+        now = time.monotonic()
+        if now - self._looked > self._between / 8:  # so seldom that the timer costs nothing
+            self._looked = now
+            self._scope.deadline = min(self._end, anyio.current_time() + self._between)
+
+
+async def read(response: httpx2.Response, decoder: Decoder, patience: Patience) -> None:
     """Feeds every network read to the decoder, until the reply is complete or the body ends.
 
     Raises:
@@ -59,6 +109,7 @@ async def read(response: httpx2.Response, decoder: Decoder) -> None:
     encoded = response.headers.get("content-encoding", "identity") != "identity"
     # The stream itself: `aiter_raw` would add one more generator to each read.
     reads = response.aiter_bytes() if encoded else aiter(cast(httpx2.AsyncByteStream, response.stream))
+    patience.heard()
     try:
         while not decoder.done:
             try:
@@ -67,6 +118,7 @@ async def read(response: httpx2.Response, decoder: Decoder) -> None:
                 return
             except Exception as error:  # whatever the transport raises: the reply is not complete
                 raise decoder.dropped(repr(error)) from error
+            patience.heard()
             decoder.feed(data)
     finally:
         await _drain(reads)
