@@ -4,11 +4,16 @@ Chunk classes live in `helix.chunks`, test doubles and the grammar's judge in `h
 """
 
 from helix.agent import Agent
-from helix.api import RunStream, Session, run, run_sync, stream, stream_sync
+from helix.api import RunStream, run, stream
 from helix.chunks import Chunk, UnknownChunk, chunk_to_dict, chunk_to_json, parse_chunk
+from helix.commands import Approve, ClientResult, Deny
+from helix.context import ToolContext
 from helix.errors import (
+    AgentEnded,
+    AlreadyAnswered,
     DefinitionError,
     HelixError,
+    InvalidAnswer,
     InvalidChunk,
     InvalidPatch,
     LimitReached,
@@ -19,31 +24,41 @@ from helix.errors import (
     StateError,
     ToolEnded,
     UnknownAgent,
+    UnknownApproval,
     UnknownModel,
     UnknownRun,
     UsageError,
 )
-from helix.executor import Executor, RunHandle
+from helix.executor import Executor
 from helix.filters import collect, filter_stream, filter_stream_by_agent, filter_stream_by_type, partial_outputs, text
 from helix.fold import RunTree
+from helix.handle import RunHandle
 from helix.items import partial_items
 from helix.limits import Limits, Usage
 from helix.log import MemoryStore
 from helix.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from helix.model import Model, ModelReply, ModelRequest, ModelSettings
 from helix.results import RunCancelled, RunError, RunFailed, RunResult, RunSuspended
+from helix.session import Session
 from helix.state import StateMirror, apply_patches
-from helix.tools import Tool, ToolContext, Toolset, tool
+from helix.sync import run_sync, stream_sync
+from helix.tools import Tool, Toolset, tool
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "AgentEnded",
+    "AlreadyAnswered",
+    "Approve",
     "AssistantMessage",
     "Chunk",
+    "ClientResult",
     "DefinitionError",
+    "Deny",
     "Executor",
     "HelixError",
+    "InvalidAnswer",
     "InvalidChunk",
     "InvalidPatch",
     "LimitReached",
@@ -75,6 +90,7 @@ __all__ = [
     "ToolMessage",
     "Toolset",
     "UnknownAgent",
+    "UnknownApproval",
     "UnknownChunk",
     "UnknownModel",
     "UnknownRun",

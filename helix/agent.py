@@ -14,12 +14,13 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from pydantic_core import to_json
 from typing_extensions import TypeForm, TypeVar
 
+from helix.context import ToolContext
 from helix.errors import DefinitionError, UsageError, check_arguments
 from helix.limits import Limits
 from helix.model import Model, ModelSettings, OutputDefinition
 from helix.schema import OutputSchema, validated
 from helix.state import StateSchema
-from helix.tools import Tool, ToolContext, Toolset, check_name, make_tool
+from helix.tools import AsksApproval, Tool, Toolset, check_name, make_tool
 
 OutputT = TypeVar("OutputT", covariant=True, default=str)
 StateT = TypeVar("StateT", default=None)
@@ -138,6 +139,8 @@ class Agent(Generic[OutputT, StateT, DepsT]):
         share_state: bool = False,
         limits: Limits | None = None,
         timeout: float | None = None,
+        requires_approval: bool | AsksApproval = False,
+        approval_timeout: float | None = None,
     ) -> AgentTool:
         """This agent as a tool of another one.
 
@@ -149,6 +152,7 @@ class Agent(Generic[OutputT, StateT, DepsT]):
             share_state: the child works on its parent's state document; both need the same state type.
             limits: bounds for the child's subtree.
             timeout: seconds that the child may take.
+            requires_approval, approval_timeout: as in `@tool`: a person is asked before the child begins.
         """
         schema = InputSchema(self.name, input_type)
         check_name(name or self.name, "tool")
@@ -158,6 +162,8 @@ class Agent(Generic[OutputT, StateT, DepsT]):
             parameters=schema.json_schema,
             function=_not_called,
             timeout=timeout,
+            requires_approval=requires_approval,
+            approval_timeout=approval_timeout,
             agent=self,
             prompt=cast(Any, prompt),
             share_state=share_state,

@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from helix import chunks as c
 from helix.agent import as_text
+from helix.context import ChildRun, Runnable, ToolContext
 from helix.endings import end_agent
 from helix.errors import ToolEnded, UsageError
 from helix.fold import AgentNode
@@ -26,7 +27,6 @@ from helix.live import LiveAgent
 from helix.log import LogReader
 from helix.results import RunResult
 from helix.state import Draft
-from helix.tools import ChildRun, Runnable, ToolContext
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ class LiveCall:
     def write(self, text: str, channel: c.Channel) -> None:
         """See `ToolContext.write`."""
         if not self._call_id:
-            raise UsageError("instructions have no output to write to; use ctx.emit")
+            raise UsageError("there is no call here to write for; use ctx.emit")
         if text:
             self._append(lambda node: self._output(node, c.clean_text(text), channel))
 
@@ -171,7 +171,7 @@ class LiveCall:
         """Starts a child, or finds it: a body that runs again gets the children that it started before."""
         self._check_open()
         if not self._call_id:
-            raise UsageError("instructions cannot run agents; do it in a tool")
+            raise UsageError("agents are run in a tool, not in instructions or requires_approval")
         prompt = as_text(c.to_json_value(input, where="input"))
         known = self._known(agent.name, prompt, key)
         if known is not None:
@@ -199,6 +199,7 @@ class LiveCall:
         self.parked = self.parked or not ended
         if self.parked and not self._running:
             self.scope.cancel()
+        self._live.run.park_if_quiet()
         if not ended:
             await anyio.sleep_forever()
 
@@ -218,7 +219,9 @@ class LiveCall:
     def read_child(self, child: LiveAgent) -> LogReader[c.Chunk]:
         """The log from the child's first chunk on."""
         log = self._live.run.log
-        first = next(chunk for chunk in reversed(log.chunks) if chunk.agent_id == child.agent_id and _begins(chunk))
+        first = next(
+            chunk for chunk in reversed(list(log.structure)) if chunk.agent_id == child.agent_id and _begins(chunk)
+        )
         return log.read(first.sequence - 1, follow=True)
 
     def _known(self, name: str, prompt: str, key: str | None) -> AgentNode | None:
@@ -261,7 +264,7 @@ class LiveCall:
         owner, node = self._owner(), self._live.node
         others = [
             patch
-            for chunk in self._live.run.log.chunks[opened_at:]
+            for chunk in self._live.run.log.above(opened_at)
             if isinstance(chunk, c.StatePatch) and (chunk.state_id or chunk.agent_id) == owner.agent_id
             for patch in chunk.patches
         ]
@@ -281,7 +284,7 @@ class LiveCall:
         """A draft of the document, and where the log stood when it was opened."""
         self._check_open()
         owner = self._owner()
-        return Draft(self._live.agent.state_schema, owner.state), len(self._live.run.log.chunks)
+        return Draft(self._live.agent.state_schema, owner.state), self._live.run.log.last_sequence
 
     def _append(self, make: Callable[[AgentNode], c.Chunk]) -> None:
         self.on_loop(lambda: self._append_here(make))

@@ -29,6 +29,7 @@ def end_call(
     truncated: bool = False,
 ) -> Iterator[c.Chunk]:
     """Answers a call: ends the children that it left open, then the call."""
+    call = node.calls.get(call.tool_call_id, call)  # the fold may have been made anew since the caller got it
     yield from _end_children(log, node, call)
     yield _tool_end(node, call, result, error=error, code=code, truncated=truncated)
 
@@ -168,7 +169,7 @@ def _said_since(log: RunLog, node: AgentNode) -> list[Part]:
     """What the agent said in its open step, from the log: the fold keeps no deltas."""
     thinking: list[str] = []
     words: list[str] = []
-    for chunk in log.chunks[node.step_open or 0 :]:
+    for chunk in log.above(node.step_open or 0):
         if chunk.agent_id != node.agent_id:
             continue
         if isinstance(chunk, c.TextDelta | c.OutputDelta):

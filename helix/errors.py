@@ -44,6 +44,76 @@ class SessionBusy(HelixError, RuntimeError):
     """The session's last run is still live or parked; wait for it, resume it, or cancel it."""
 
 
+class UnknownApproval(HelixError, LookupError):
+    """Nobody has asked for an answer of that id in this run."""
+
+
+class AlreadyAnswered(HelixError, RuntimeError):
+    """The request is closed: it was answered, its deadline has passed, or its call ended in another way.
+
+    Attributes:
+        decision: how it was closed: `approve`, `deny`, `result`, `expired`; `ended` if its call ended without.
+    """
+
+    def __init__(self, message: str, decision: str) -> None:
+        super().__init__(message)
+        self.decision = decision
+
+
+class InvalidAnswer(HelixError, ValueError):
+    """The answer does not fit the request: the wrong kind, or arguments that the tool does not take. It still waits."""
+
+
+class AgentEnded(HelixError, RuntimeError):
+    """The agent has ended, and reads nothing any more."""
+
+
+class StoreError(HelixError, RuntimeError):
+    """The store itself failed: not reachable, full, damaged, of a newer version; the message says what to do."""
+
+
+class StaleWriter(HelixError, RuntimeError):
+    """Another process owns the run now, or it was given up; nothing was written. Read on, but do not write.
+
+    Attributes:
+        epoch: the run's epoch in the store.
+    """
+
+    def __init__(self, message: str, epoch: int) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+
+
+class RunExists(HelixError, ValueError):
+    """There is a run of that id in the store already."""
+
+
+class RunBusy(HelixError, RuntimeError):
+    """The run has an owner whose lease is fresh; ask again when it has run out, or tell the owner by a command.
+
+    Attributes:
+        owner: who has it.
+        remaining: seconds until the lease runs out, unless it is renewed.
+    """
+
+    def __init__(self, message: str, owner: str, remaining: float) -> None:
+        super().__init__(message)
+        self.owner = owner
+        self.remaining = remaining
+
+
+class RunEnded(HelixError, RuntimeError):
+    """The run has ended; nothing can be added to it, and nobody reads what is posted to it.
+
+    Attributes:
+        status: how it ended.
+    """
+
+    def __init__(self, message: str, status: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class InvalidChunk(HelixError, ValueError):
     """A chunk that cannot be parsed, or that does not fit the log it was appended to."""
 

@@ -1,16 +1,18 @@
-"""The executor: where runs live, and the handles by which they are watched and steered.
+"""The executor: where runs live. It opens what they need, starts them and resumes them.
 
-Floor 5: above `loop` and `log`; `helix.run` and its siblings (in `helix.api`) are short forms of this.
+Floor 5: above `handle`, `loop` and `log`; `helix.run` and its siblings (in `helix.api`) are short forms of this.
 """
 
 from __future__ import annotations
 
+import inspect
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, cast, overload
+from typing import Any, Self, cast, get_args
 
 import anyio
 from anyio.abc import TaskGroup
@@ -18,167 +20,35 @@ from typing_extensions import TypeVar
 
 from helix import chunks as c
 from helix.agent import Agent, as_text
-from helix.endings import end_agent, end_call
+from helix.endings import end_agent
 from helix.errors import (
     DefinitionError,
-    SessionBusy,
+    RunBusy,
     UnknownAgent,
     UsageError,
     did_you_mean,
-    which_agent,
 )
-from helix.fold import RunTree, fold
+from helix.fold import RunTree
+from helix.handle import RunHandle
 from helix.limits import Limits
-from helix.live import LiveAgent, Run, result_of
-from helix.log import LogReader, MemoryStore, RunLog
+from helix.live import LiveAgent, OnApproval, Run, WaitMode
+from helix.log import MemoryStore, RunLog
 from helix.loop import run_agent
 from helix.messages import Message, UserMessage
 from helix.model import Model
 from helix.models import resolve_model
-from helix.results import RunResult
+from helix.owner import end_cancelled_branches, pause, resumption, take
+from helix.shelf import Shelf, journal_of
+from helix.store import Store
+from helix.stores import open_store
 from helix.tools import Tool, Toolset
 
 OutputT = TypeVar("OutputT", default=Any)
 StateT = TypeVar("StateT", default=Any)
-DepsT = TypeVar("DepsT", contravariant=True, default=object)
 
+MAX_CRASHES = 5
+"""How often a run may lose its owner without having done anything in between."""
 _UNSET: Any = object()
-
-
-class RunHandle(Generic[OutputT, StateT]):
-    """One run, live or not: read it, wait for it, stop it.
-
-    Attributes:
-        run_id: the root agent's id.
-        session_id: its session's.
-    """
-
-    def __init__(self, agent: Agent[OutputT, StateT, Any], log: RunLog) -> None:
-        self._agent = agent
-        self._log = log
-        self._run: Run | None = None
-        self.run_id = log.run_id
-        self.session_id: str | None = log.tree.root.session_id
-
-    def __repr__(self) -> str:
-        tree = self._log.tree
-        agents = f"{len(tree.agents)} agent{'' if len(tree.agents) == 1 else 's'}"
-        name, where = self._agent.name, f"at sequence {tree.sequence}"
-        return f"RunHandle({name}, run_id={self.run_id!r}, {tree.status}, {agents}, {where})"
-
-    @property
-    def agent(self) -> Agent[OutputT, StateT, Any]:
-        """The root's definition."""
-        return self._agent
-
-    @property
-    def run(self) -> Run | None:
-        """The live side of it, as it is or was last in this executor; for the executor only."""
-        return self._run
-
-    @property
-    def tree(self) -> RunTree:
-        """The run as it is now, folded. Not to be changed."""
-        return self._log.tree
-
-    @property
-    def status(self) -> str:
-        """`running`, or as in the last `run_end` or `run_pause`."""
-        return self._log.tree.status
-
-    @overload
-    def stream(
-        self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: Literal[False] = False
-    ) -> LogReader[c.Chunk]: ...
-    @overload
-    def stream(
-        self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: bool
-    ) -> LogReader[c.Chunk | c.Control]: ...
-    def stream(
-        self, from_offset: int = 0, *, follow: bool = False, coalesce: bool = False, control: bool = False
-    ) -> LogReader[Any]:
-        """The chunks above `from_offset`, in order: what is there at once, then live, until the run rests.
-
-        Any number of readers may read at any time, also after the end. Leaving one detaches it; the run goes on.
-
-        Args:
-            from_offset: the `sequence` of the last chunk that was seen; 0 for all.
-            follow: go on when the run is parked, until it is resumed and ends.
-            coalesce: join adjacent deltas of one agent when the reader is behind; the joined chunk has the number of
-                its last part, so nothing is lost and offsets keep their meaning.
-            control: deliver the `stream_end` control message too, last.
-        """
-        return self._log.read(from_offset, follow=follow, coalesce=coalesce, control=control)
-
-    async def result(self) -> RunResult[OutputT, StateT]:
-        """What the run has come to, once it has ended or is parked. Needs no reader, and never raises for a failure."""
-        await self._log.rest()
-        return self.snapshot()
-
-    def snapshot(self) -> RunResult[OutputT, StateT]:
-        """How far the run is now."""
-        outputs = None if self._run is None else self._run.outputs
-        return result_of(self._agent, self._log.tree, self.run_id, outputs)
-
-    def at(self, sequence: int) -> RunTree:
-        """The run as it was after that chunk, folded from the log."""
-        return fold(self._log.chunks[:sequence])
-
-    async def cancel(self, agent_id: str | None = None) -> None:
-        """Stops the run, or one agent and what is below it, at once; returns when that has ended.
-
-        The parent of a cancelled branch sees a failed call and goes on. Does nothing for what has ended.
-
-        Raises:
-            UsageError: there is no such agent, or the run is parked and one branch of it is meant.
-        """
-        target = agent_id or self.run_id
-        self.cancel_nowait(target)
-        while self._log.live and not self._log.tree.agents[target].ended:
-            await self._log.news()
-        if target == self.run_id:
-            await self._log.rest()
-
-    def cancel_nowait(self, agent_id: str | None = None) -> None:
-        """`cancel`, without waiting for the end.
-
-        Raises:
-            UsageError: there is no such agent; or the run is not live and one branch of it is meant; or it is live in
-                another executor.
-        """
-        target, tree = agent_id or self.run_id, self._log.tree
-        if target not in tree.agents:
-            raise UsageError(f"no agent {target!r} in this run.{which_agent(target, tree.agents.values())}")
-        if tree.agents[target].ended:
-            return
-        if not self._log.live:
-            self._end_ownerless(target)
-        elif self._run is None:
-            raise UsageError(f"run {self.run_id} is live in another executor; cancel it there")
-        else:
-            self._run.cancel(target)
-
-    async def interrupt(self) -> None:
-        """Stops the run before its next model calls; running tools finish. Returns when it rests.
-
-        `Executor.resume` goes on with it. A run that had nothing more to ask ends instead. Not to be awaited in a tool
-        of the same run: it would wait for itself.
-        """
-        if self._run is not None:
-            self._run.stop.set()
-            self._log.make_room()
-        await self._log.rest()
-
-    def attach(self, run: Run) -> None:
-        """A new owner has begun to run it. Only the executor calls this."""
-        self._run = run
-
-    def _end_ownerless(self, target: str) -> None:
-        if target != self.run_id:
-            raise UsageError("the run is not live; resume it to cancel one branch, or cancel all of it")
-        self._log.append(*_resumption(self._log.tree, self.run_id))
-        self._log.append(*end_agent(self._log, self._log.tree.root, "cancelled"))
-        self._log.leave()
 
 
 @dataclass(slots=True, frozen=True)
@@ -195,15 +65,20 @@ class Executor:
     `async with Executor() as executor:` leaving it waits for the live runs; leaving it by an exception cancels them.
 
     Args:
-        store: where logs are kept; in memory by default.
+        store: where logs are kept: a `Store` (see `helix.stores`) or its URL, such as `sqlite:///runs.db`; by default
+            the executor's own memory.
         agents: the agents that runs are resumed with, found by name. Those that are executed are added.
         deps: what tools find as `ctx.deps`, unless a run is given its own.
     """
 
     def __init__(
-        self, *, store: MemoryStore | None = None, agents: Sequence[Agent[Any, Any, Any]] = (), deps: Any = None
+        self,
+        *,
+        store: MemoryStore | Store | str | None = None,
+        agents: Sequence[Agent[Any, Any, Any]] = (),
+        deps: Any = None,
     ) -> None:
-        self._store = MemoryStore() if store is None else store
+        self._shelf = Shelf(open_store(store) if isinstance(store, str) else store)
         self._agents: dict[str, Agent[Any, Any, Any]] = {}
         for agent in agents:
             if self._agents.setdefault(agent.name, agent) is not agent:
@@ -219,6 +94,7 @@ class Executor:
         if self._tasks is not None:
             raise UsageError("this executor is already entered; use one `async with` for each Executor()")
         await self._stack.__aenter__()
+        await self._shelf.open(self._stack)
         self._tasks = await anyio.create_task_group().__aenter__()
         return self
 
@@ -248,6 +124,8 @@ class Executor:
         deps: Any = _UNSET,
         model: str | Model | None = None,
         limits: Limits | None = None,
+        on_approval: OnApproval | None = None,
+        wait: WaitMode = "hold",
         metadata: Mapping[str, Any] | None = None,
     ) -> RunHandle[OutputT, StateT]:
         """Starts a run and returns its handle; the run goes on by itself.
@@ -261,33 +139,52 @@ class Executor:
             deps: for `ctx.deps`; never logged.
             model: replaces the model of every agent of the tree.
             limits: bounds for the whole run, over the agent's own.
+            on_approval: answers what needs a person or a client: called with the `ApprovalRequest` chunk, gives
+                `Approve`, `Deny`, `ClientResult` or a bool. Async, or sync (then in a thread). An exception in it is a
+                denial. Without one, `RunHandle.respond` answers.
+            wait: what to do once nothing can go on before somebody answers: `hold` stays live, `suspend` parks the run
+                until it is resumed.
             metadata: kept in the log.
 
         Raises:
             UsageError: the executor is not entered, or `run_id` is not usable.
             DefinitionError, UnknownModel, MissingKey: something of the tree of agents cannot work.
             SessionBusy: the session has a live run.
+            StoreError: the store cannot be written.
         """
         tasks = self._check_entered()
         override = None if model is None else self._check_model(model)
         await self._open_tree(agent, override)
         self._agents.setdefault(agent.name, agent)
         root_model = override or self._check_model(_model_of(agent))
-        log = self._begin(agent, root_model, input, run_id, session_id, state, limits, metadata)
+        options = _options(wait, metadata)
+        session_id = secrets.token_hex(8) if session_id is None else session_id
+        before = await self._shelf.latest(session_id)
+        log = self._begin(agent, root_model, input, run_id, session_id, state, limits, options, before)
+        await self._shelf.keep(log)
         given = self._deps if deps is _UNSET else deps
         handle = self._handles[log.run_id] = RunHandle(agent, log)
-        return self._start(tasks, handle, log, root_model, override, given)
+        return self._start(tasks, handle, log, root_model, override, given, on_approval)
 
     async def resume(
-        self, run_id: str, input: Any = None, *, deps: Any = _UNSET, model: str | Model | None = None
+        self,
+        run_id: str,
+        input: Any = None,
+        *,
+        deps: Any = _UNSET,
+        model: str | Model | None = None,
+        on_approval: OnApproval | None = None,
     ) -> RunHandle[Any, Any]:
         """Goes on with a parked run, by the same loop; `input` joins the root's conversation first.
+
+        What was answered while it was parked takes effect now. If all that is left still waits, a run with
+        `wait="suspend"` parks again.
 
         Args:
             run_id: which run.
             input: what to say to the root before it goes on.
-            deps, model: as in `execute`. This executor remembers them for the runs that it had itself; they are not
-                in the log, so for others they are given again.
+            deps, model, on_approval: as in `execute`. This executor remembers them for the runs that it had itself;
+                they are not in the log, so for others they are given again.
 
         Raises:
             UnknownRun: the store has no such run.
@@ -295,7 +192,8 @@ class Executor:
             UsageError: it is live, or has ended.
         """
         tasks = self._check_entered()
-        log = self._store.get(run_id)
+        self._agent_named(await self._shelf.agent_type(run_id))
+        log = await self._shelf.get(run_id)
         handle = self._handle(log)
         _check_resumable(log)
         agent = handle.agent
@@ -304,10 +202,55 @@ class Executor:
         await self._open_tree(agent, override)
         root_model = override or self._check_model(_model_of(agent))
         _check_resumable(log)  # somebody may have been faster
-        log.append(*_resumption(log.tree, run_id), *_steering(log.tree, input))
+        await self._shelf.claim(log)
+        try:
+            await _read_mail(log)
+            if not _resumes(log, input):
+                await _give_up(log)
+                return handle
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await _give_up(log)
+            raise
         if deps is _UNSET:
             deps = self._deps if before is None else before.deps
-        return self._start(tasks, handle, log, root_model, override, deps)
+        on_approval = on_approval or (before and before.on_approval)
+        return self._start(tasks, handle, log, root_model, override, deps, on_approval)
+
+    async def recover(self) -> list[RunHandle[Any, Any]]:
+        """Goes on with what a dead process has left, with parked runs that have mail, and with those that are due.
+
+        Of many executors that recover at the same time, each run gets one. Runs of agents that this executor does not
+        know are left to others. A run that was interrupted takes its mail, and stays parked.
+
+        Returns:
+            The handles of the runs that go on.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        handles: list[RunHandle[Any, Any]] = []
+        for run_id in await self._shelf.claimable():
+            known = await self._shelf.agent_type(run_id) in self._agents
+            log = await self._shelf.get(run_id) if known else None
+            if log is None or log.live or log.tree.ended:
+                continue
+            try:
+                if log.tree.status == "interrupted":
+                    await self._take_mail(log)
+                else:
+                    handles.append(await self.resume(run_id))
+            except (RunBusy, UsageError):  # somebody was faster
+                continue
+        return handles
+
+    async def _take_mail(self, log: RunLog) -> None:
+        await self._shelf.claim(log)
+        try:
+            await _read_mail(log)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _give_up(log)
 
     async def get_handle(self, run_id: str) -> RunHandle[Any, Any]:
         """The handle of a run in the store: of a live one the very handle, of another one a handle to read it.
@@ -316,12 +259,13 @@ class Executor:
             UnknownRun: the store has no such run.
             UnknownAgent: its agent is not one of this executor's.
         """
-        return self._handle(self._store.get(run_id))
+        self._agent_named(await self._shelf.agent_type(run_id))
+        return self._handle(await self._shelf.get(run_id))
 
     def session_messages(self, session_id: str) -> list[Message]:
-        """The session's conversation so far, oldest first; empty for a new one."""
-        runs = self._store.session(session_id)
-        return list(runs[-1].tree.root.messages) if runs else []
+        """The session's conversation so far, oldest first, as far as this executor has seen it; empty for a new one."""
+        tree = self._shelf.seen(session_id)
+        return list(tree.root.messages) if tree else []
 
     # --- starting
 
@@ -333,11 +277,14 @@ class Executor:
         model: Model,
         override: Model | None,
         deps: Any,
+        on_approval: OnApproval | None,
     ) -> RunHandle[OutputT, StateT]:
-        run = Run(log, deps, override, self._check_model, self._toolset)
+        run = Run(log, deps, override, self._check_model, self._toolset, on_approval=on_approval)
+        run.wait = log.tree.options.get("wait", "hold")
         log.live = True
         handle.attach(run)
-        tasks.start_soon(_run_root, LiveAgent(run, log.run_id, handle.agent, model))
+        live = LiveAgent(run, log.run_id, handle.agent, model)
+        tasks.start_soon(_run_root if log.kept is None else _own, live)
         return handle
 
     def _handle(self, log: RunLog) -> RunHandle[Any, Any]:
@@ -352,21 +299,14 @@ class Executor:
         model: Model,
         input: Any,
         run_id: str | None,
-        session_id: str | None,
+        session_id: str,
         state: Any,
         limits: Limits | None,
-        metadata: Mapping[str, Any] | None,
+        options: dict[str, Any],
+        before: RunTree | None,
     ) -> RunLog:
         run_id = secrets.token_hex(16) if run_id is None else _checked_run_id(run_id)
-        session_id = secrets.token_hex(8) if session_id is None else session_id
-        earlier = self._store.session(session_id)
-        if earlier and not earlier[-1].tree.ended:
-            what = "live" if earlier[-1].live else "parked"
-            advice = "wait for it or cancel it" if earlier[-1].live else "resume it or cancel it"
-            raise SessionBusy(f"session {session_id!r} has a {what} run, {earlier[-1].run_id}; {advice}")
-        before = earlier[-1].tree if earlier else None
         bounds = (limits or Limits()).over(agent.limits or Limits())
-        options = {} if metadata is None else {"metadata": c.to_json_value(dict(metadata), where="metadata")}
         start = c.RunStart(
             run_id,
             agent.name,
@@ -381,7 +321,6 @@ class Executor:
         )
         log = RunLog(run_id)
         log.append(start)
-        self._store.add(log)
         return log
 
     def _check_entered(self) -> TaskGroup:
@@ -441,14 +380,60 @@ class Executor:
         return tools
 
 
+EXECUTE_OPTIONS = inspect.signature(Executor.execute).parameters.keys() - {"self", "agent", "input"}
+"""What the short forms hand on."""
+
+
+async def _own(live: LiveAgent) -> None:
+    """Runs the root with its log kept as it goes; stops without a trace if another owner has taken the run."""
+    log, run = live.run.log, live.run
+    journal, scope = journal_of(log), anyio.CancelScope()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(journal.keep, scope.cancel)
+            tasks.start_soon(journal.listen, partial(take, log, run))
+            with scope:
+                await _run_root(live)
+            tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _give_up(log)
+            if journal.lost is not None:
+                await journal.load_if_possible()
+
+
+async def _give_up(log: RunLog) -> None:
+    """Nobody here writes the run any more; what was appended is kept."""
+    if log.kept is not None:
+        await journal_of(log).finish()
+
+
+async def _read_mail(log: RunLog) -> None:
+    """What was said to a parked run, and nobody has read."""
+    if log.kept is not None and log.tree.at_rest:
+        await journal_of(log).take_posts(partial(take, log, None))
+
+
+def _resumes(log: RunLog, input: Any) -> bool:
+    """Writes what a new owner writes first; False if the run has ended by that."""
+    if log.tree.ended:
+        return False
+    log.append(*resumption(log.tree), *_steering(log.tree, input))
+    if log.tree.crashes <= MAX_CRASHES:
+        return True
+    text = f"its owner was lost {MAX_CRASHES} times, and nothing had been done in between"
+    log.append(*end_agent(log, log.tree.root, "failed", error=text, code="recovery_limit"))
+    return False
+
+
 async def _run_root(live: LiveAgent) -> None:
     """The root's task: the border. It returns, it does not raise; only its own cancellation goes through it."""
     log = live.run.log
     try:
         if not await run_agent(live):
-            _end_cancelled_branches(live.run)
+            end_cancelled_branches(live.run)
             if not log.tree.ended:
-                log.append(c.RunPause(live.agent_id, live.agent.name, "interrupted"))
+                log.append(pause(log.tree, "suspended" if live.run.parking else "interrupted"))
     finally:
         try:
             if not log.tree.at_rest:  # cancelled from outside: the tasks below have unwound, and said nothing
@@ -457,38 +442,12 @@ async def _run_root(live: LiveAgent) -> None:
             log.leave()
 
 
-def _end_cancelled_branches(run: Run) -> None:
-    """Who was cancelled after having parked ends now, before the rest is parked."""
-    for agent_id in sorted(run.cancelled):
-        node = run.tree.agents[agent_id]
-        if node.ended:
-            continue
-        run.log.append(*end_agent(run.log, node, "cancelled"))
-        call = node.parent and node.parent.calls.get(node.call_id or "")
-        if node.parent and call and all(child.ended for child in run.tree.child_of(call)):
-            text = f"{node.agent_type} cancelled"
-            run.log.append(*end_call(run.log, node.parent, call, error=text, code="cancelled"))
-
-
 def _check_resumable(log: RunLog) -> None:
     if log.tree.ended:
         status = log.tree.status
         raise UsageError(f"run {log.run_id} has {status}; start a new one, in its session to go on with it")
     if log.live:
         raise UsageError(f"run {log.run_id} is live; interrupt it first")
-
-
-def _resumption(tree: RunTree, run_id: str) -> list[c.Chunk]:
-    """What a new owner writes first: `run_resume`, and an end for each step that was open."""
-    reason = "pause" if tree.at_rest else "crash"
-    chunks: list[c.Chunk] = [c.RunResume(run_id, tree.root.agent_type, tree.epoch + 1, reason)]
-    for node in tree.agents.values():
-        if node.step_open is not None:
-            usage = c.Usage(requests=1)
-            chunks.append(
-                c.StepEnd(node.agent_id, node.agent_type, node.step, node.attempt, "abandoned", usage, reason="crash")
-            )
-    return chunks
 
 
 def _steering(tree: RunTree, input: Any) -> list[c.Chunk]:
@@ -507,6 +466,16 @@ def _messages(input: Any) -> list[Message]:
 
 def _is_message(item: Any) -> bool:
     return getattr(item, "role", None) in ("user", "assistant", "tool") and hasattr(item, "content")
+
+
+def _options(wait: WaitMode, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What later decisions use, and what the user wants kept, for the root's `run_start`."""
+    if wait not in get_args(WaitMode):
+        raise UsageError(f"wait={wait!r} is neither 'hold' nor 'suspend'")
+    options: dict[str, Any] = {} if wait == "hold" else {"wait": wait}
+    if metadata is not None:
+        options["metadata"] = c.to_json_value(dict(metadata), where="metadata")
+    return options
 
 
 def _initial_state(agent: Agent[Any, Any, Any], state: Any, before: RunTree | None) -> Any:

@@ -1,138 +1,21 @@
 """The fold: what a run *is*, computed from its chunks by one function, live and after a restart alike.
 
-Floor 2: above `chunks`, beside `state`; the log applies it to every chunk, and everything that decides reads it.
+Floor 2: above `nodes`, beside `state`; the log applies it to every chunk, and everything that decides reads it.
 Deltas have no entry in the table, so a log without them folds to the same tree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-
-from pydantic_core import to_json
 
 from helix import chunks as c
 from helix.errors import InvalidChunk, which_agent
-from helix.limits import DEFAULT_LIMITS, Limits, Usage
+from helix.limits import DEFAULT_LIMITS, Limits
 from helix.messages import AssistantMessage, Message, ToolCall, ToolMessage
 from helix.model import History
+from helix.nodes import AgentNode, CallNode
 from helix.state import apply_patches
-
-
-@dataclass(slots=True)
-class CallNode:
-    """A tool call of an agent's last committed step."""
-
-    tool_call_id: str
-    tool_name: str
-    arguments: dict[str, Any] | str
-    attempt: int = 0
-    """How often its body began; 0 while it has not."""
-    started_at: int = 0
-    ended: bool = False
-    result: Any = None
-    error: str | None = None
-    error_code: str | None = None
-    children: list[str] = field(default_factory=list[str])
-    """The ids of the agents that this call started, in order."""
-    reported: set[str] = field(default_factory=set[str])
-    """Those of them whose `subagent_end` is written."""
-
-    @property
-    def content(self) -> str:
-        """What the model reads of the answer: a text as it is, anything else as compact JSON, an error's sentence."""
-        if self.error is not None:
-            return self.error
-        return self.result if isinstance(self.result, str) else to_json(self.result).decode()
-
-
-@dataclass(slots=True, repr=False)
-class AgentNode:
-    """One agent's life, as far as the log tells it."""
-
-    agent_id: str
-    agent_type: str
-    parent: AgentNode | None
-    call_id: str | None
-    """The parent's tool call that started it."""
-    key: str | None
-    depth: int
-    model: str
-    input: list[Message]
-    session_id: str | None
-    started_at: int
-    limits: Limits
-    """What bounds this agent alone: its own limits over its parent's."""
-    bounds: Limits
-    """What was set here for the subtree."""
-    state: Any
-    state_id: str
-    """Whose document it works on; its own id unless the state is shared."""
-    state_version: int = field(default=0, kw_only=True)
-    """How often its own document has changed."""
-    messages: History
-    downtime_before: int = 0
-    status: str = "running"
-    inbox: list[Message] = field(default_factory=list[Message])
-    step: int = 0
-    attempt: int = 0
-    step_open: int | None = None
-    """The sequence of the open `step_start`, if a model call is open."""
-    reserve: int = 0
-    steps: int = 0
-    """Committed steps."""
-    last: AssistantMessage | None = None
-    """The message of the last committed step."""
-    calls: dict[str, CallNode] = field(default_factory=dict[str, CallNode])
-    """The calls of the last committed step, in call order, until the next step begins."""
-    call_ids: set[str] = field(default_factory=set[str])
-    children: list[str] = field(default_factory=list[str])
-    usage: Usage = field(default_factory=Usage)
-    tree_usage: Usage = field(default_factory=Usage)
-    failures: dict[str, int] = field(default_factory=dict[str, int])
-    """How often each tool failed in a row."""
-    output_failures: int = 0
-    has_output: bool = False
-    output: Any = None
-    finish_reason: c.FinishReason | None = None
-    error: str | None = None
-    error_code: c.ErrorCode | None = None
-    owes_answer: bool = False
-    """It delegated and has not asked its model since: one request is kept back for it."""
-    tree_owed: int = 0
-    tree_requests: int = 0
-    tree_open_steps: int = 0
-    tree_reserved: int = 0
-
-    def __repr__(self) -> str:
-        below = f", {len(self.children)} children" if self.children else ""
-        tokens = f"{self.tree_usage.total_tokens} tokens"
-        return f"AgentNode({self.agent_id!r}, {self.status}, {self.steps} steps{below}, {tokens})"
-
-    @property
-    def ended(self) -> bool:
-        """Whether its `run_end` was written."""
-        return self.status != "running"
-
-    @property
-    def open_calls(self) -> list[CallNode]:
-        """The calls that still want an answer, in call order."""
-        return [call for call in self.calls.values() if not call.ended]
-
-    @property
-    def result(self) -> Any:
-        """What it has come to, as JSON data: its output; without an output type the words of its last step."""
-        if self.has_output:
-            return self.output
-        return (self.last.text or self.last.refusal) if self.last else ""
-
-    def lineage(self) -> Iterator[AgentNode]:
-        """This agent, its parent, … up to the root."""
-        node: AgentNode | None = self
-        while node is not None:
-            yield node
-            node = node.parent
 
 
 class RunTree:
@@ -143,16 +26,24 @@ class RunTree:
         status: `pending` before the first chunk, `running`, or as in `run_end` and `run_pause`.
         sequence, timestamp: the number and the time (Unix ms) of the last chunk applied.
         epoch: which owner writes, from 1.
+        crashes: how often an owner was lost since the last model call or tool ended.
         steps_ended: how many model calls have ended, in whatever way.
         options: the root's `run_start.options`.
+        requests: what waits for a person or a client, by approval id; `pending` is the list.
+        closed: how each request that is closed was closed: its decision, or `ended` with its call.
+        commands: the ids of the commands that are in the log.
         downtime_ms: how long the run was parked or without an owner.
     """
 
     __slots__ = (
         "agents",
+        "closed",
+        "commands",
+        "crashes",
         "downtime_ms",
         "epoch",
         "options",
+        "requests",
         "root_id",
         "sequence",
         "status",
@@ -163,6 +54,7 @@ class RunTree:
     def __init__(self) -> None:
         self.agents: dict[str, AgentNode] = {}
         self.root_id = ""
+        self.crashes = 0
         self.status = "pending"
         self.sequence = 0
         self.timestamp = 0
@@ -170,6 +62,9 @@ class RunTree:
         self.steps_ended = 0
         self.options: dict[str, Any] = {}
         self.downtime_ms = 0
+        self.requests: dict[str, c.ApprovalRequest] = {}
+        self.closed: dict[str, str] = {}
+        self.commands: set[str] = set()
 
     def __repr__(self) -> str:
         return f"RunTree({self.root_id!r}, {self.status}, {len(self.agents)} agents, at sequence {self.sequence})"
@@ -188,6 +83,11 @@ class RunTree:
     def at_rest(self) -> bool:
         """Whether the run has ended or is parked."""
         return self.status not in ("running", "pending")
+
+    @property
+    def pending(self) -> list[c.ApprovalRequest]:
+        """What waits for a person or a client, oldest first: each with its agent, tool and arguments."""
+        return list(self.requests.values())
 
     def agent(self, agent_id: str) -> AgentNode:
         """The agent of that id.
@@ -300,6 +200,7 @@ def _run_pause(tree: RunTree, chunk: c.RunPause) -> None:
 def _run_resume(tree: RunTree, chunk: c.RunResume) -> None:
     tree.downtime_ms += max(0, chunk.timestamp - tree.timestamp)  # since the pause, or since the last sign of life
     tree.status, tree.epoch = "running", chunk.epoch
+    tree.crashes = tree.crashes + 1 if chunk.reason == "crash" else 0
 
 
 def _step_start(tree: RunTree, chunk: c.StepStart) -> None:
@@ -327,6 +228,7 @@ def _step_end(tree: RunTree, chunk: c.StepEnd) -> None:
     if chunk.message is not None:
         node.messages.append(chunk.message)
     if chunk.outcome == "committed":
+        tree.crashes = 0
         node.steps += 1
         node.attempt = 0
         node.finish_reason = chunk.finish_reason
@@ -346,7 +248,11 @@ def _tool_start(tree: RunTree, chunk: c.ToolStart) -> None:
 def _tool_end(tree: RunTree, chunk: c.ToolEnd) -> None:
     node = tree.agent(chunk.agent_id)
     call = _call(tree, chunk.agent_id, chunk.tool_call_id)
+    tree.crashes = 0
     call.ended, call.result, call.error, call.error_code = True, chunk.result, chunk.error, chunk.error_code
+    if call.request is not None and call.answer is None:
+        del tree.requests[call.request.approval_id]
+        tree.closed[call.request.approval_id] = "ended"
     others = [other for other in node.calls.values() if other.tool_name == call.tool_name and other is not call]
     if call.error is None:
         node.failures.pop(call.tool_name, None)
@@ -373,6 +279,28 @@ def _message(tree: RunTree, chunk: c.MessageChunk) -> None:
     node.inbox.append(chunk.message)
     if chunk.kind == "feedback":
         node.output_failures += 1
+    if chunk.command_id is not None:
+        tree.commands.add(chunk.command_id)
+
+
+def _approval_request(tree: RunTree, chunk: c.ApprovalRequest) -> None:
+    call = _call(tree, chunk.agent_id, chunk.tool_call_id)
+    if call.request is not None:
+        raise InvalidChunk(f"{chunk.approval_id!r} has been asked already")
+    call.request = tree.requests[chunk.approval_id] = chunk
+
+
+def _approval_response(tree: RunTree, chunk: c.ApprovalResponse) -> None:
+    request = tree.requests.pop(chunk.approval_id, None)
+    if request is None:
+        raise InvalidChunk(f"{chunk.approval_id!r} does not wait for an answer")
+    call = _call(tree, chunk.agent_id, request.tool_call_id)
+    call.answer = chunk
+    if chunk.arguments is not None:
+        call.arguments = chunk.arguments
+    tree.closed[chunk.approval_id] = chunk.decision
+    if chunk.command_id is not None:
+        tree.commands.add(chunk.command_id)
 
 
 def _state_patch(tree: RunTree, chunk: c.StatePatch) -> None:
@@ -424,6 +352,8 @@ _HANDLERS: dict[type[Any], _Handler] = {
     c.SubagentStart: _subagent_start,
     c.SubagentEnd: _subagent_end,
     c.MessageChunk: _message,
+    c.ApprovalRequest: _approval_request,
+    c.ApprovalResponse: _approval_response,
     c.StatePatch: _state_patch,
     c.ErrorChunk: _error,
     c.Output: _output,

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import anyio
 from anyio.lowlevel import current_token
 
-from helix.agent import Agent
-from helix.fold import AgentNode, RunTree
+from helix.agent import OUTPUT_TOOL, Agent
+from helix.chunks import ApprovalRequest
+from helix.commands import Approve, ClientResult, Deny
+from helix.fold import AgentNode, CallNode, RunTree
 from helix.log import RunLog
 from helix.model import Model, ToolDefinition
 from helix.results import RunResult
 from helix.tools import Tool, Toolset
+
+WaitMode: TypeAlias = Literal["hold", "suspend"]
+"""What a run does while nothing can go on before somebody has answered: stay live, or park."""
+Decision: TypeAlias = Approve | Deny | ClientResult | bool
+"""What `on_approval` gives."""
+OnApproval: TypeAlias = Callable[[ApprovalRequest], Decision | Awaitable[Decision]]
+"""Answers a request, at once or after a while."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +47,11 @@ class Run:
         clock: the event loop's time, in what `post` has called too.
         outputs: the validated output of each agent that has one; the log has its JSON.
         stop: set once nobody shall begin another step; the run parks.
+        wait: whether to park once everything that is left waits for answers.
+        on_approval: asked first, for each request.
+        parking: the run parks because all that is left waits; answers are taken once it is parked.
+        at_work: the agents whose loop runs.
+        waiting: what wakes the call that waits for an answer, by approval id.
     """
 
     log: RunLog
@@ -52,6 +66,11 @@ class Run:
     clock: Callable[[], float] = field(default_factory=lambda: _clock())
     thread: int = field(default_factory=threading.get_ident)
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
+    wait: WaitMode = "hold"
+    on_approval: OnApproval | None = None
+    parking: bool = False
+    at_work: dict[str, LiveAgent] = field(default_factory=lambda: dict[str, LiveAgent]())
+    waiting: dict[str, anyio.Event] = field(default_factory=dict[str, anyio.Event])
 
     @property
     def tree(self) -> RunTree:
@@ -63,6 +82,29 @@ class Run:
         self.cancelled.add(agent_id)
         if agent_id in self.scopes:
             self.scopes[agent_id].cancel()
+
+    def halt(self) -> None:
+        """Nobody begins another step from now on, and nobody waits for an answer; the run parks."""
+        self.stop.set()
+        self.log.make_room()
+        for approval_id in self.waiting:
+            self.wake(approval_id)
+
+    def wake(self, approval_id: str) -> None:
+        """The call that waits for this answer looks again."""
+        if approval_id in self.waiting:
+            self.waiting[approval_id].set()
+
+    def park_if_quiet(self) -> None:
+        """Parks the run if it is to, and everything that is left waits for an answer.
+
+        Asked whenever a call begins to wait, and whenever something ends beside others that may wait.
+        """
+        if self.wait == "hold" or not self.tree.requests or self.on_approval is not None or self.stop.is_set():
+            return
+        if all(live.only_waits for live in self.at_work.values()):
+            self.parking = True
+            self.halt()
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +137,28 @@ class LiveAgent:
     def stopping(self) -> bool:
         """Whether it is to park before its next step."""
         return self.parkable and self.run.stop.is_set()
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether all that it has left are answers that it may be parked under, its own or its children's."""
+        calls = [call for call in self.node.open_calls if not self.is_output(call)]
+        if any(self.is_sequential(call) for call in calls):
+            calls = calls[:1]
+        return bool(calls) and all(self._call_waits(call) for call in calls)
+
+    def is_output(self, call: CallNode) -> bool:
+        """Whether the call gives the structured output."""
+        return self.agent.output_schema.structured and call.tool_name == OUTPUT_TOOL
+
+    def is_sequential(self, call: CallNode) -> bool:
+        """Whether the calls beside it wait until it is answered."""
+        tool = self.tools.get(call.tool_name)
+        return tool is not None and tool.sequential
+
+    def _call_waits(self, call: CallNode) -> bool:
+        if call.request is not None and call.answer is None:
+            return self.parkable
+        return call.attempt > 0 and any(agent_id in self.run.at_work for agent_id in call.children)
 
 
 def result_of(

@@ -7,7 +7,7 @@ from a `LogReader`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast, overload
@@ -26,6 +26,7 @@ from helix.chunks import (
     ToolInputDelta,
     ToolOutputDelta,
 )
+from helix.commands import Command
 from helix.errors import InvalidChunk, UnknownRun, UsageError
 from helix.fold import RunTree, fold
 
@@ -45,6 +46,18 @@ class Kept(Protocol):
 
     def note(self) -> None:
         """Something was appended; it is to be kept soon."""
+        ...
+
+    async def barrier(self) -> None:
+        """Returns once everything appended so far is kept; not at all if this process may not write any more."""
+        ...
+
+    async def settle(self) -> None:
+        """Returns once the run rests, whoever runs it, and all of it is kept and, if others ran it, in the log."""
+        ...
+
+    async def tell(self, command: Command, take: Callable[[Command], None]) -> None:
+        """Has a command taken by whoever owns the run; by `take`, with the log as it is kept, if that is nobody."""
         ...
 
     async def flush(self) -> None:
@@ -150,10 +163,9 @@ class RunLog:
         self.shown = sequence
         self._tell()
 
-    def catch_up(self, chunks: Iterable[Chunk], base: int) -> None:
-        """Takes in what another owner has written since: the chunks up to `base`, perhaps without the deltas."""
-        new = [chunk for chunk in chunks if chunk.sequence > self.last_sequence]
-        self._before += [*self.chunks, *new]
+    def reload(self, before: Iterable[Chunk], base: int) -> None:
+        """The log as it is kept up to number `base`, whatever it was here: a new owner has it, or takes it."""
+        self._before = list(before)
         self.chunks = []
         self.base = self.shown = base
         self.tree = self._folded()
@@ -371,13 +383,23 @@ class MemoryStore:
         Raises:
             UsageError: it is empty, or there is a run of that id already.
         """
-        if log.run_id in self._logs or not log.chunks:
-            problem = "is empty" if not log.chunks else "is in this store already"
+        if log.run_id in self._logs or not log.last_sequence:
+            problem = "is empty" if not log.last_sequence else "is in this store already"
             raise UsageError(f"run {log.run_id!r} {problem}")
+        self.put(log)
+
+    def put(self, log: RunLog) -> None:
+        """`add`, for a log that may be there by now; then that one stays."""
+        if log.run_id in self._logs:
+            return
         self._logs[log.run_id] = log
         session_id = log.tree.root.session_id
         if session_id is not None:
             self._sessions.setdefault(session_id, []).append(log.run_id)
+
+    def find(self, run_id: str) -> RunLog | None:
+        """The log of that run, if there is one."""
+        return self._logs.get(run_id)
 
     def get(self, run_id: str) -> RunLog:
         """The log of that run.

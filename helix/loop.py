@@ -18,7 +18,9 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from helix import chunks as c
 from helix.agent import OUTPUT_TOOL, Agent, AgentTool
+from helix.approvals import ask_first
 from helix.call import LiveCall
+from helix.context import Runnable
 from helix.decide import Answer, Ask, End, Judge, Park, Wait, decide
 from helix.endings import end_agent, end_call
 from helix.errors import LimitReached, did_you_mean
@@ -29,7 +31,7 @@ from helix.log import now_ms
 from helix.messages import UserMessage
 from helix.results import RunResult
 from helix.steps import call_model, describe, run_tool
-from helix.tools import Runnable, Tool
+from helix.tools import Tool
 
 logger = logging.getLogger("helix")
 
@@ -40,6 +42,7 @@ async def run_agent(live: LiveAgent) -> bool:
     Only a cancellation from outside leaves it open: then whoever is cancelled above it writes the end.
     """
     run = live.run
+    run.at_work[live.agent_id] = live
     scope = run.scopes[live.agent_id] = anyio.CancelScope(deadline=_deadline(live))
     if live.agent_id in run.cancelled:
         scope.cancel()
@@ -55,7 +58,7 @@ async def run_agent(live: LiveAgent) -> bool:
                 _fail(live, error)
             return True
     finally:
-        del run.scopes[live.agent_id]
+        del run.scopes[live.agent_id], run.at_work[live.agent_id]
     _cut(live)
     return True
 
@@ -156,11 +159,11 @@ def _output(live: LiveAgent, given: Any) -> Any:
 
 async def _answer(live: LiveAgent, calls: Sequence[CallNode]) -> bool:
     """Answers the calls of a step, all at once; False if one of them is parked."""
-    output_calls = [call for call in calls if _is_output(live, call)]
+    output_calls = [call for call in calls if live.is_output(call)]
     others = [call for call in calls if call not in output_calls]
     _refuse_surplus(live, others)
     others = [call for call in others if not call.ended]
-    if any(_sequential(live, call) for call in others):
+    if any(live.is_sequential(call) for call in others):
         for call in others:
             if not await _answer_one(live, call):
                 return False
@@ -182,6 +185,7 @@ async def _answer_together(live: LiveAgent, calls: Sequence[CallNode]) -> list[b
 
     async def one(call: CallNode) -> None:
         done.append(await _answer_one(live, call))
+        live.run.park_if_quiet()
 
     async with anyio.create_task_group() as tasks:
         for call in calls:
@@ -195,9 +199,15 @@ async def _answer_one(live: LiveAgent, call: CallNode) -> bool:
     if problem is not None:
         live.run.log.append(*end_call(live.run.log, live.node, call, error=problem[1], code=problem[0]))
         return True
+    known = cast(Tool[..., Any], tool)
+    if known.asks and not call.attempt:
+        verdict = await ask_first(live, call, known, DELEGATE)
+        if verdict != "run":
+            return verdict == "answered"
+        call = live.node.calls[call.tool_call_id]
     if isinstance(tool, AgentTool):
         return await _delegate(live, call, tool)
-    return await run_tool(live, call, cast(Tool[..., Any], tool), DELEGATE)
+    return await run_tool(live, call, known, DELEGATE)
 
 
 def _cannot_run(live: LiveAgent, call: CallNode, tool: Tool[..., Any] | None) -> tuple[str, str] | None:
@@ -218,15 +228,6 @@ def _refuse_surplus(live: LiveAgent, calls: Sequence[CallNode]) -> None:
         if not call.attempt:
             text = f"only {limit} calls are allowed in one step; this one was not run"
             log.append(*end_call(log, live.node, call, error=text, code="limit_fan_out"))
-
-
-def _is_output(live: LiveAgent, call: CallNode) -> bool:
-    return live.agent.output_schema.structured and call.tool_name == OUTPUT_TOOL
-
-
-def _sequential(live: LiveAgent, call: CallNode) -> bool:
-    tool = live.tools.get(call.tool_name)
-    return tool is not None and tool.sequential
 
 
 def _judge_call(live: LiveAgent, call: CallNode) -> None:

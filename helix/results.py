@@ -24,6 +24,8 @@ StateT = TypeVar("StateT", covariant=True, default=Any)
 _IN_REPR = 60
 _IN_STR = 300
 """Characters of an output, or of an error, that are shown."""
+_SHOWN = 5
+"""How many requests an error names."""
 
 
 class RunResult(Generic[OutputT, StateT]):
@@ -163,6 +165,9 @@ class RunSuspended(RunError):
 def _sentence(result: RunResult[Any, Any]) -> str:
     code = f" ({result.error_code})" if result.error_code else ""
     why = f": {result.error}" if result.error else ""
+    if result.status == "suspended" and result.tree.pending:
+        waits = [f"{item.tool_name} of {item.agent_type} ({item.approval_id})" for item in result.tree.pending]
+        why = f": waits for an answer to {', '.join(waits[:_SHOWN])}{', …' if len(waits) > _SHOWN else ''}"
     return f"{result.agent_type} {result.status}{code}{why}"
 
 

@@ -114,6 +114,8 @@ async def run_tool(live: LiveAgent, call: CallNode, tool: Tool[..., Any], delega
             attempt=attempt if attempt > 1 else None,
         )
     )
+    if log.kept is not None:  # after a crash nobody may believe that the body has not begun
+        await log.kept.barrier()
     host = LiveCall(live, call.tool_call_id, delegate, parkable=live.parkable and tool.replay == "safe")
     try:
         ending = await _body(host, tool, arguments)
@@ -131,7 +133,7 @@ async def _body(host: LiveCall, tool: Tool[..., Any], arguments: dict[str, Any])
         with host.scope, anyio.move_on_after(tool.timeout) as clock:
             host.deadline = anyio.current_effective_deadline()
             try:
-                return _answer(await _call(host, tool, arguments), tool)
+                return answered(await _call(host, tool, arguments), tool)
             except ModelRetry as error:
                 return {"error": str(error) or "try again", "code": "tool_failed"}
             except LimitReached as error:
@@ -195,7 +197,8 @@ def _text(piece: Any) -> str:
     return piece
 
 
-def _answer(result: Any, tool: Tool[..., Any]) -> dict[str, Any]:
+def answered(result: Any, tool: Tool[..., Any]) -> dict[str, Any]:
+    """A result as arguments of `end_call`: in its JSON form, cut if it is too long."""
     value = c.to_json_value(result, where="result")
     text = value if isinstance(value, str) else to_json(value)
     size = len(text.encode()) if isinstance(text, str) else len(text)

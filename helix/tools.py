@@ -1,6 +1,6 @@
-"""Tools: typed functions that a model may call, and the context that they get.
+"""Tools: typed functions that a model may call.
 
-Floor 2: above `model`, `schema` and `results`; agents hold tools, `steps` runs them. A tool's JSON Schema, validation
+Floor 2: above `context`, `model` and `schema`; agents hold tools, `steps` runs them. A tool's JSON Schema, validation
 and conversion come from pydantic, its descriptions from the docstring.
 """
 
@@ -10,8 +10,7 @@ import copy
 import functools
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import (
     Annotated,
@@ -33,179 +32,21 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserErro
 from pydantic import Field as PydanticField
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
-from typing_extensions import TypeForm, TypeVar
+from typing_extensions import TypeVar
 
-from helix.chunks import Channel
+from helix.context import ToolContext
 from helix.errors import DefinitionError, check_arguments
-from helix.limits import Limits
 from helix.model import ToolDefinition
-from helix.results import RunResult
 from helix.schema import validated
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
-StateT = TypeVar("StateT", default=None)
-DepsT = TypeVar("DepsT", contravariant=True, default=object)
-ChildOutputT = TypeVar("ChildOutputT")
-ChildStateT = TypeVar("ChildStateT")
-OutputT_co = TypeVar("OutputT_co", covariant=True)
-StateT_co = TypeVar("StateT_co", covariant=True)
 
 Replay: TypeAlias = Literal["never", "safe"]
+RunsOn: TypeAlias = Literal["server", "client"]
 
 NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 DEFAULT_MAX_RESULT_BYTES = 256 * 1024
-
-
-class Runnable(Protocol[OutputT_co, StateT_co]):
-    """What can be run as a child: an `Agent`. (A protocol, so that the context need not know agents.)"""
-
-    @property
-    def name(self) -> str:
-        """The agent's name."""
-        ...
-
-    @property
-    def output_type(self) -> TypeForm[OutputT_co]:
-        """The type of its output."""
-        ...
-
-    @property
-    def state_type(self) -> type[StateT_co]:
-        """The type of its state."""
-        ...
-
-
-class ChildRun(Protocol[OutputT_co, StateT_co]):
-    """A child that runs: iterate it for its chunks and those of its subtree, await `result()` for what it came to."""
-
-    @property
-    def agent_id(self) -> str:
-        """The child's run id."""
-        ...
-
-    def __aiter__(self) -> ChildRun[OutputT_co, StateT_co]: ...
-    async def __anext__(self) -> Any: ...
-    async def result(self) -> RunResult[OutputT_co, StateT_co]:
-        """What it came to; never raises for a failed child."""
-        ...
-
-
-class CallHost(Protocol):
-    """What stands behind a `ToolContext`: a running call, or the test double in `helix.testing`."""
-
-    @property
-    def cancelled(self) -> bool: ...
-    def read_state(self) -> Any: ...
-    def emit(self, name: str, data: Any) -> None: ...
-    def write(self, text: str, channel: Channel) -> None: ...
-    def update_state(self) -> AbstractContextManager[Any]: ...
-    def remaining_time(self) -> float | None: ...
-    async def run_agent(
-        self, agent: Runnable[Any, Any], input: Any, *, key: str | None, limits: Limits | None
-    ) -> RunResult[Any, Any]: ...
-    def stream_agent(
-        self, agent: Runnable[Any, Any], input: Any, *, key: str | None
-    ) -> AbstractAsyncContextManager[ChildRun[Any, Any]]: ...
-
-
-class _Done:
-    """An awaitable that is done already: `ctx.emit(...)` has happened, `await ctx.emit(...)` is allowed too."""
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return
-        yield
-
-
-_DONE = _Done()
-
-
-@dataclass(slots=True, frozen=True)
-class ToolContext(Generic[StateT, DepsT]):
-    """What a tool, or dynamic instructions, get as their first argument when they ask for it.
-
-    Every method may be called from an async tool and from a sync tool's thread. After the call has ended (cancelled,
-    timed out) they raise `ToolEnded`.
-
-    Attributes:
-        deps: what the run was given as `deps`; never logged.
-        agent_id, run_id, session_id: where this happens: the agent's id, the root's, the session's.
-        tool_call_id: this call's id; empty in dynamic instructions.
-        attempt: how often this body has begun, from 1.
-    """
-
-    deps: DepsT = field(repr=False)
-    agent_id: str
-    run_id: str
-    session_id: str | None
-    tool_call_id: str
-    attempt: int
-    _host: CallHost = field(repr=False)
-
-    @property
-    def state(self) -> StateT:
-        """The agent's state now: a validated copy. Change state with `update_state`, not here."""
-        return self._host.read_state()
-
-    @property
-    def cancelled(self) -> bool:
-        """True once the call has been cancelled; a long sync tool looks here and returns."""
-        return self._host.cancelled
-
-    def emit(self, name: str, data: Any = None) -> Awaitable[None]:
-        """Appends a `custom` chunk at once. `data` is any JSON-able or pydantic value. May be awaited, need not be.
-
-        Raises:
-            ValueError: the data has no JSON form.
-        """
-        self._host.emit(name, data)
-        return _DONE
-
-    def write(self, text: str, *, channel: Channel = "text") -> None:
-        """Appends a `tool_output_delta`: a piece of what the tool puts out while it runs."""
-        self._host.write(text, channel)
-
-    def update_state(self) -> AbstractContextManager[StateT]:
-        """`with ctx.update_state() as draft:` records changes and appends them as one `state_patch` when it ends.
-
-        An exception inside discards the draft.
-
-        Raises:
-            StateError: a value that the state's type does not allow, at the line that sets it.
-        """
-        return self._host.update_state()
-
-    def remaining_time(self) -> float | None:
-        """Seconds until this call's timeout or a time limit above it cuts it; None without one."""
-        return self._host.remaining_time()
-
-    async def run_agent(
-        self,
-        agent: Runnable[ChildOutputT, ChildStateT],
-        input: Any,
-        *,
-        key: str | None = None,
-        limits: Limits | None = None,
-    ) -> RunResult[ChildOutputT, ChildStateT]:
-        """Runs a child inside this call and returns what it came to; `result.output` raises if it failed.
-
-        Args:
-            agent: what to run.
-            input: a text, or the child's typed input.
-            key: a name for this child. When the body runs again, the child with the same agent and key (without a
-                key: with equal input) is found in the log and not run again.
-            limits: bounds for the child's subtree.
-        """
-        return await self._host.run_agent(agent, input, key=key, limits=limits)
-
-    def stream_agent(
-        self, agent: Runnable[ChildOutputT, ChildStateT], input: Any, *, key: str | None = None
-    ) -> AbstractAsyncContextManager[ChildRun[ChildOutputT, ChildStateT]]:
-        """Like `run_agent`, and watched: `async with ctx.stream_agent(…) as child: async for chunk in child: …`.
-
-        Leaving the block cancels the child if it still runs.
-        """
-        return self._host.stream_agent(agent, input, key=key)
 
 
 @runtime_checkable
@@ -220,6 +61,10 @@ class Toolset(Protocol):
     def tools(self) -> Sequence[Tool[..., Any]]:
         """The tools, once it is open."""
         ...
+
+
+AsksApproval: TypeAlias = Callable[[ToolContext[Any, Any], dict[str, Any]], bool | str | Awaitable[bool | str]]
+"""Whether a call with these (converted) arguments needs approval; a text is the reason that the person reads."""
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -238,6 +83,13 @@ class Tool(Generic[P, R]):
         sequential: the calls of a step that has this tool run one after the other.
         finishes: its result is the agent's output, and the run ends.
         max_result_bytes: longer results are cut and marked.
+        requires_approval: whether a person must approve a call before it runs; or a function of the context and the
+            arguments that says so. If it gives a text, that is the reason that the person reads.
+        runs_on: `client`: no body runs here, a client is asked for the result.
+        approval_timeout: seconds that a person or a client may take to answer; then the call fails.
+
+    Raises:
+        DefinitionError: settings that do not go together.
     """
 
     name: str
@@ -251,7 +103,24 @@ class Tool(Generic[P, R]):
     sequential: bool = False
     finishes: bool = False
     max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES
+    requires_approval: bool | AsksApproval = False
+    runs_on: RunsOn = "server"
+    approval_timeout: float | None = None
     _arguments: TypeAdapter[Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.runs_on not in get_args(RunsOn):
+            raise DefinitionError(f"tool {self.name!r}: runs_on={self.runs_on!r} is neither 'server' nor 'client'")
+        if self.runs_on == "client" and self.requires_approval:
+            problem = "a client is asked for each call anyway, and may deny it; leave out requires_approval"
+            raise DefinitionError(f"tool {self.name!r}: {problem}")
+        if self.approval_timeout is not None and self.approval_timeout <= 0:
+            raise DefinitionError(f"tool {self.name!r}: approval_timeout={self.approval_timeout} must be more than 0")
+
+    @property
+    def asks(self) -> bool:
+        """Whether somebody may have to be asked before a call of it is answered."""
+        return bool(self.requires_approval) or self.runs_on == "client"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -282,7 +151,19 @@ class Tool(Generic[P, R]):
         return replace(self, **changes)
 
 
-_OPTIONS = ("name", "description", "timeout", "retries", "replay", "sequential", "finishes", "max_result_bytes")
+_OPTIONS = (
+    "name",
+    "description",
+    "timeout",
+    "retries",
+    "replay",
+    "sequential",
+    "finishes",
+    "max_result_bytes",
+    "requires_approval",
+    "runs_on",
+    "approval_timeout",
+)
 """The settings of a tool that users choose."""
 
 
@@ -299,6 +180,9 @@ def tool(
     sequential: bool = False,
     finishes: bool = False,
     max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
+    requires_approval: bool | AsksApproval = False,
+    runs_on: RunsOn = "server",
+    approval_timeout: float | None = None,
 ) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Makes a tool of a typed function: async, sync (runs in a thread), or a generator (its texts are streamed).

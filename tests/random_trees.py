@@ -7,6 +7,7 @@ somewhere. Afterwards the log must hold the grammar, and folding it must give th
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,24 @@ from anyio.lowlevel import checkpoint
 from pydantic import BaseModel
 
 import helix
-from helix import Agent, Executor, Limits, ModelRetry, ModelSettings, ToolContext, chunk_to_json, parse_chunk, tool
+from helix import (
+    Agent,
+    AgentEnded,
+    AlreadyAnswered,
+    Approve,
+    ClientResult,
+    Deny,
+    Executor,
+    InvalidAnswer,
+    Limits,
+    ModelRetry,
+    ModelSettings,
+    ToolContext,
+    chunk_to_json,
+    parse_chunk,
+    tool,
+)
+from helix.chunks import ApprovalRequest
 from helix.errors import LimitReached
 from helix.fold import RunTree, fold
 from helix.log import MemoryStore, RunLog
@@ -119,6 +137,28 @@ async def again(ctx: ToolContext[Notes, World]) -> str:
     return f"attempt {ctx.attempt}"
 
 
+def often(ctx: ToolContext[Notes, World], arguments: dict[str, Any]) -> bool | str:
+    return ctx.deps.chance(ctx.agent_id, ctx.tool_call_id).choice([True, True, False, "it is late"])
+
+
+@tool(requires_approval=often)
+async def ask_first(ctx: ToolContext[Notes, World], n: int = 1) -> int:
+    ctx.deps.note(ctx)
+    await turns(ctx.deps.chance(ctx.agent_id, ctx.tool_call_id))
+    return n
+
+
+@tool(requires_approval=True, approval_timeout=0.002)
+async def ask_briefly(ctx: ToolContext[Notes, World]) -> str:
+    ctx.deps.note(ctx)
+    return "so soon"
+
+
+@tool(runs_on="client")
+async def on_client(n: int = 1) -> int:
+    raise AssertionError("this runs on the client")
+
+
 def orchestrate(helper: Agent[Any, Any, Any], safe: bool) -> Any:
     async def body(ctx: ToolContext[Notes, World], n: int = 1) -> list[str]:
         if not safe:
@@ -160,10 +200,14 @@ def make_tree(seed: int) -> Agent[Any, Any, Any]:
                         share_state=shared,
                         limits=Limits(requests=chance.randint(1, 6)) if chance.random() < 0.15 else None,
                         timeout=0.002 if chance.random() < 0.05 else None,
+                        requires_approval=chance.random() < 0.1,
                     )
                 )
-        helper = Agent(f"{name}h", settings=ModelSettings(retry_delay=0.0001))
+        helper = Agent(
+            f"{name}h", tools=[ask_first], state_type=Notes, deps_type=World, settings=ModelSettings(retry_delay=0.0001)
+        )
         tools = [look, note, break_down, in_thread, stream_out, again, orchestrate(helper, False)]
+        tools += [ask_first, on_client] + ([ask_briefly] if chance.random() < 0.3 else [])
         tools += [orchestrate(helper, True)] + ([hang] if chance.random() < 0.3 else [])
         return Agent(
             name,
@@ -207,6 +251,8 @@ def make_model(seed: int, root: Agent[Any, Any, Any]) -> FunctionModel:
             kind: Any = chance.choice(["model_unavailable", "model_rate_limited", "drop", "model_rejected"])
             return Turn(**said, drop=True) if kind == "drop" else Turn(**said, fail=kind)
         agent = by_name.get(request.agent_type)
+        if agent is None and request.step == 1 and chance.random() < 0.3:  # a helper, below a body
+            return Turn(**said, calls=[Call("ask_first", n=3)])
         if agent is None or request.step >= 4 or chance.random() < 0.3:
             return _final(request, chance, said)
         names = [item.name for item in request.tools] + ["unknown_tool"]
@@ -241,6 +287,7 @@ def _call(chance: random.Random, name: str) -> Call:
         "note": {"text": chance.choice("abc")},
         "break_down": {"how": chance.randint(0, 5)},
         "in_thread": {"n": chance.randint(0, 5)},
+        "ask_first": {"n": chance.randint(0, 5)},
         "spread": {"n": chance.randint(0, 5)},
         "spread_safely": {"n": chance.randint(0, 5)},
     }.get(name, {"input": "go"} if name.startswith("r") else {})
@@ -262,7 +309,12 @@ async def drive(seed: int, watch: bool = False) -> Outcome:
     store = MemoryStore()
     async with Executor(store=store, deps=world) as executor:
         handle = await executor.execute(
-            root, "go", model=model, limits=_limits(chance) if chance.random() < 0.1 else None
+            root,
+            "go",
+            model=model,
+            limits=_limits(chance) if chance.random() < 0.1 else None,
+            wait=chance.choice(["hold", "suspend"]),
+            on_approval=some_answer(seed) if chance.random() < 0.2 else None,
         )
         log = store.get(handle.run_id)
         if watch:
@@ -278,6 +330,7 @@ async def drive(seed: int, watch: bool = False) -> Outcome:
 
             tasks.start_soon(read, 0)
             tasks.start_soon(read, chance.randint(0, 20))
+            tasks.start_soon(answer_all, handle, random.Random(f"{seed}:answers"))
             await disturb(executor, handle, log, chance, model)
     chunks = log.chunks
     assert log.tree.ended
@@ -291,7 +344,7 @@ async def drive(seed: int, watch: bool = False) -> Outcome:
 async def disturb(executor: Executor, handle: Any, log: RunLog, chance: random.Random, model: FunctionModel) -> None:
     for _ in range(6):
         await some_chunks(handle, log, chance.randint(0, 60) if chance.random() < 0.8 else 0)
-        what = chance.choice(["nothing", "cancel", "branch", "interrupt", "interrupt"])
+        what = chance.choice(["nothing", "cancel", "branch", "interrupt", "interrupt", "send", "send"])
         if what == "nothing":
             await handle.result()
         elif what == "cancel" and not log.tree.at_rest:
@@ -300,13 +353,51 @@ async def disturb(executor: Executor, handle: Any, log: RunLog, chance: random.R
             await handle.cancel(chance.choice(list(log.tree.agents)))
         elif what == "interrupt":
             await handle.interrupt()
-        if log.tree.status == "interrupted":
+        elif what == "send":
+            with suppress(AgentEnded):
+                await handle.send("faster", to=chance.choice(list(log.tree.agents)))
+        if log.tree.status in ("interrupted", "suspended"):
             check(log, finished=False)
             handle = await executor.resume(handle.run_id, chance.choice([None, "go on"]), model=model)
     await handle.result()
     while not log.tree.ended:
         handle = await executor.resume(handle.run_id, model=model)
         await handle.result()
+
+
+async def answer_all(handle: Any, chance: random.Random) -> None:
+    """Answers whatever is asked, at random moments, in a random way; sometimes not as one may, sometimes twice."""
+    async with anyio.create_task_group() as tasks:
+        async for chunk in handle.stream(follow=True):
+            if isinstance(chunk, ApprovalRequest):
+                tasks.start_soon(_answer_one, handle, chunk, random.Random(f"{chance.random()}"))
+
+
+async def _answer_one(handle: Any, request: ApprovalRequest, chance: random.Random) -> None:
+    await turns(chance, 40)
+    answers: list[Any] = [Approve(), Approve({"n": 7}), Approve({"n": "x"}), Deny("no"), ClientResult({"n": 1})]
+    while request.approval_id in handle.tree.requests:
+        with suppress(InvalidAnswer, AlreadyAnswered):  # its deadline may have passed
+            await handle.respond(request.approval_id, chance.choice(answers))
+        await checkpoint()
+    try:
+        await handle.respond(request.approval_id, Deny())
+        raise AssertionError("answered twice")
+    except AlreadyAnswered:
+        pass
+
+
+def some_answer(seed: int) -> Any:
+    """An `on_approval` that says something at random, and the same when it is asked again."""
+
+    async def answer(request: ApprovalRequest) -> Any:
+        chance = random.Random(f"{seed}:{request.tool_call_id}")
+        await turns(chance)
+        if chance.random() < 0.1:
+            raise RuntimeError("out of office")
+        return ClientResult(chance.randint(0, 9)) if request.kind == "client_tool" else chance.random() < 0.7
+
+    return answer
 
 
 async def some_chunks(handle: Any, log: RunLog, number: int) -> None:

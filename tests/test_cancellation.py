@@ -227,7 +227,7 @@ async def test_text_in_flight_is_kept_and_marked_and_the_next_turn_can_use_it() 
 
 
 def executor_run(executor: Executor, session: helix.Session[Any, Any]) -> str:
-    return next(iter(executor._store.session(session.session_id))).run_id
+    return next(iter(executor._shelf._memory.session(session.session_id))).run_id
 
 
 async def test_a_thread_that_cannot_be_stopped_gets_an_error_instead_of_writing_behind_its_end() -> None:

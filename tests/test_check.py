@@ -124,12 +124,12 @@ class Life:
             self.parent.tree += self.tree
             self.parent.add(SubagentEnd, self.name, self.agent_id, call.tool_call_id, None, status, self.tree)
 
-    def requests(self, call: ToolCall) -> None:
+    def requests(self, call: ToolCall, kind: str = "approval") -> None:
         approval_id = f"{self.agent_id}/{call.tool_call_id}"
-        self.add(ApprovalRequest, approval_id, call.tool_call_id, call.tool_name, call.arguments, "approval")
+        self.add(ApprovalRequest, approval_id, call.tool_call_id, call.tool_name, call.arguments, kind)
 
-    def decides(self, call: ToolCall, decision: str) -> None:
-        self.add(ApprovalResponse, f"{self.agent_id}/{call.tool_call_id}", decision)
+    def decides(self, call: ToolCall, decision: str, **fields: Any) -> None:
+        self.add(ApprovalResponse, f"{self.agent_id}/{call.tool_call_id}", decision, **fields)
 
 
 def root(**start: Any) -> Life:
@@ -287,6 +287,29 @@ def paused() -> list[Chunk]:
     return boss.log
 
 
+def answered() -> list[Chunk]:
+    """One call approved with other arguments, one run by the client, one cut, and one that nobody answered in time."""
+    boss = root()
+    calls = [call(f"c{number}", "act", n=number) for number in range(1, 5)]
+    boss.asks("four", *calls)
+    edited, client, long, late = calls
+    for asked in calls:
+        boss.requests(asked, "client_tool" if asked in (client, long) else "approval")
+    boss.decides(client, "result", result={"city": "Oslo"})
+    boss.answers(client, {"city": "Oslo"})
+    boss.decides(long, "result", result="long")
+    boss.add(ToolEnd, "c3", "act", "lo", truncated=True)
+    boss.decides(late, "expired")
+    boss.decides(edited, "approve", arguments={"n": 9})
+    boss.add(MessageChunk, UserMessage("with other arguments"), "notice")
+    boss.answers(late, None, "tool_denied")
+    boss.add(ToolStart, "c1", "act", {"n": 9})
+    boss.answers(edited, "acted")
+    boss.asks("done")
+    boss.ends()
+    return boss.log
+
+
 def shared() -> list[Chunk]:
     """A child and a grandchild work on the root's document."""
     boss = root(state={"n": 0})
@@ -360,7 +383,7 @@ def placed() -> list[Chunk]:
     return boss.log
 
 
-LEGAL = [tree, retried, cut, cut_silent, paused, shared, output_by_tool, output_by_text, placed]
+LEGAL = [tree, retried, cut, cut_silent, paused, answered, shared, output_by_tool, output_by_text, placed]
 legal = pytest.mark.parametrize("log", LEGAL, ids=lambda build: build.__name__)
 
 
@@ -621,6 +644,16 @@ BROKEN = [
     ),
     breaks("approval-open", tree, lambda log: log.repeat(ApprovalResponse)),
     breaks("approval-open", tree, lambda log: log.swap((ApprovalResponse, 0), (ToolEnd, 0))),
+    breaks("approval-arguments", answered, lambda log: log.set(ApprovalRequest, arguments={"n": 2})),
+    breaks("approval-decision", answered, lambda log: log.set(ApprovalResponse, decision="approve")),
+    breaks("approval-decision", answered, lambda log: log.set(ApprovalResponse, 2, arguments={"n": 1})),
+    breaks("approval-decision", tree, lambda log: log.set(ApprovalResponse, 1, decision="result")),
+    breaks("approval-kept", answered, lambda log: log.set(ToolEnd, result={"city": "Rome"})),
+    breaks("approval-kept", answered, lambda log: log.set(ToolEnd, 2, error=None, error_code=None)),
+    breaks("approval-kept", tree, lambda log: log.set(ToolEnd, error=None, error_code=None)),
+    breaks("body-arguments", answered, lambda log: log.set(ToolStart, arguments={"n": 1})),
+    breaks("body-arguments", cut, lambda log: log.set(ToolStart, arguments={"n": 1})),
+    breaks("body-permitted", answered, lambda log: log.put((ToolEnd, 0), of_boss(ToolStart, "c2", "act", {"n": 2}))),
     # 5: children
     breaks("child-id", tree, lambda log: log.rename("boss.writer-2", "boss.writer-3")),
     breaks("child-id", tree, lambda log: log.repeat(SubagentStart, 0), "child-id"),
@@ -662,6 +695,7 @@ BROKEN = [
             log.put((ToolEnd, 0), of_boss(RunResume, 2, "pause")),
         ),
     ),
+    breaks("pause-waiting-for", paused, lambda log: log.set(RunPause, waiting_for=None)),
     breaks("pause-waiting-for", paused, lambda log: log.set(RunPause, -1, waiting_for=["boss.asker-1/c1"])),
     breaks("resume-tagged-owner", paused, lambda log: log.set(RunResume, agent_id="boss.asker-1", agent_type="asker")),
     breaks("resume-epoch", paused, lambda log: log.set(RunResume, epoch=1)),

@@ -78,6 +78,13 @@ EXPECTED: dict[str, list[str]] = {
         "the same again: 12 and 30, so 42",
         "run.jsonl: teacher was asked '6 + 6, times 2.5?' in chunk 1, and is asked '1 + 1?' now",
     ],
+    "13_approvals": [
+        "suspended",
+        "buyer asks: buy {'amount': 50} 50 coins are many",
+        "guide asks: locate {} None",
+        "All set. ['tea for 9', 'Oslo', 'Bought.']",
+        "['denied: no money']",
+    ],
 }
 """Lines that each example prints, in this order; others may stand between them."""
 

@@ -13,7 +13,7 @@ from helix import Executor, StateMirror, chunk_to_json, parse_chunk
 from helix.chunks import Resync, RunStart, StatePatch, StreamEnd
 from helix.log import MemoryStore, RunLog
 from tests.js_client import validate_runs
-from tests.random_trees import Outcome, check, drive, make_model
+from tests.random_trees import Outcome, check, drive, make_model, some_answer
 
 SEEDS = 250
 FULL_SEEDS = 4000
@@ -58,7 +58,8 @@ async def go_on_from(outcome: Outcome, length: int) -> None:
     store.add(log)
     model = make_model(outcome.world.seed, outcome.root)
     async with Executor(store=store, agents=[outcome.root], deps=outcome.world) as executor:
-        handle = await executor.resume(outcome.log.run_id, model=model)
+        answers = some_answer(outcome.world.seed)
+        handle = await executor.resume(outcome.log.run_id, model=model, on_approval=answers)
         await handle.result()
     assert log.tree.ended
     check(log)

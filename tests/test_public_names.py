@@ -21,6 +21,7 @@ ROOT = Path(helix.__file__).parent.parent
 MODULES = [
     "helix",
     "helix.chunks",
+    "helix.commands",
     "helix.errors",
     "helix.filters",
     "helix.limits",
@@ -28,6 +29,7 @@ MODULES = [
     "helix.model",
     "helix.models",
     "helix.models.openai_chat",
+    "helix.models.openai_responses",
     "helix.results",
     "helix.state",
     "helix.testing",

@@ -83,8 +83,9 @@ async def test_the_demo_tree_makes_the_same_log_again(tmp_path: Path, anyio_back
 async def test_in_random_trees_every_model_says_the_same_again(seed: int) -> None:
     root = random_trees.make_tree(seed)
     original = random_trees.make_model(seed, root)
-    result, chunks = await watched(root, "go", deps=random_trees.World(seed), model=original)
-    again, chunks_again = await watched(root, "go", deps=random_trees.World(seed), model=Recorded(chunks))
+    options: Any = {"deps": random_trees.World(seed), "on_approval": random_trees.some_answer(seed)}
+    result, chunks = await watched(root, "go", model=original, **options)
+    again, chunks_again = await watched(root, "go", model=Recorded(chunks), **options)
     assert (again.status, again.messages[-1]) == (result.status, result.messages[-1])
     assert said(chunks_again) == said(chunks)
 

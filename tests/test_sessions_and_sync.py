@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 import helix
 from helix import Agent, Chunk, Executor, RunFailed, Session, SessionBusy, ToolContext, UsageError, tool
-from helix.api import stream_sync
+from helix.sync import stream_sync
 from helix.testing import Call, FunctionModel, ScriptedModel, Turn, check_stream
 
 

@@ -18,6 +18,7 @@ from helix.chunks import Chunk
 from helix.cli.console import Console
 from helix.cli.loops import run_async
 from helix.cli.watch import INTERRUPTED, Watcher, add_options, asked, follow, interrupts, tell_missing
+from helix.context import ToolContext
 from helix.errors import ModelError
 from helix.executor import Executor
 from helix.messages import UserMessage
@@ -25,7 +26,7 @@ from helix.model import ModelRequest
 from helix.outline import outline
 from helix.results import RunResult
 from helix.testing.models import Call, ScriptedModel, Turn
-from helix.tools import ToolContext, tool
+from helix.tools import tool
 
 PACE = 0.09
 QUESTION = "A queue or a log: which one should carry the words of our agents?"

@@ -30,7 +30,13 @@ from helix.cli.console import Console
 from helix.outline import plain
 
 DISTRIBUTION = "helix-agents"
-EXTRAS = {"cli": ("rich",), "fast": ("aiohttp", "uvloop"), "trio": ("trio",)}
+EXTRAS = {
+    "cli": ("rich",),
+    "fast": ("aiohttp", "uvloop"),
+    "postgres": ("psycopg",),
+    "redis": ("redis",),
+    "trio": ("trio",),
+}
 """What each extra brings, by the names of distributions."""
 if sys.platform == "win32":
     EXTRAS["fast"] = ("aiohttp",)

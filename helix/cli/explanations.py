@@ -70,7 +70,9 @@ CODES: dict[str, Explanation] = {
         "may try again.",
     ),
     "tool_denied": Explanation(
-        "somebody who was asked said no; nothing was run", "An approval was denied. " + _NOT_HERE, "Nothing."
+        "somebody who was asked said no, or did not answer in time; nothing was run",
+        "An approval was denied or expired; or nobody could be asked (helix.run without on_approval).",
+        "Nothing, if that was meant. The model has read the reason. Else give on_approval=, or answer with respond().",
     ),
     "tool_timeout": Explanation(
         "a body, or a sub-agent's call, took longer than its `timeout`",
@@ -155,6 +157,10 @@ EXCEPTIONS: dict[type[Exception], str] = {
     errors.SessionBusy: "wait for the session's last run, resume it, or cancel it",
     errors.UnknownRun: "give the executor the store that has it",
     errors.UnknownAgent: "give it as Executor(agents=[…])",
+    errors.UnknownApproval: "answer an id of `handle.tree.pending`",
+    errors.AlreadyAnswered: "nothing: it is decided; `.decision` says how",
+    errors.InvalidAnswer: "answer again, as the message says; the request still waits",
+    errors.AgentEnded: "talk to an agent that is still running, or begin a new run in the session",
     errors.StateError: "assign what the state's type allows",
     errors.ToolEnded: "the call is over; return",
     errors.LimitReached: "`ctx.run_agent` would exceed a limit; `.code` says which",

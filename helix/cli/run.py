@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from helix.agent import Agent
 from helix.chunks import Chunk, StepEnd, TextDelta, chunk_to_json
+from helix.cli.ask import asker
 from helix.cli.console import Console
 from helix.cli.load import load_agent
 from helix.cli.loops import run_async
@@ -88,7 +89,7 @@ def _opened(path: str | None, *, force: bool) -> Generator[BinaryIO | None]:
 async def _run(agent: Agent[Any, Any, Any], prompt: str, model: str | None, writer: _Writer) -> int:
     with interrupts(writer.watcher) as interrupted:
         async with Executor() as executor:
-            handle = await executor.execute(agent, prompt, model=model)
+            handle = await executor.execute(agent, prompt, model=model, on_approval=writer.asker)
             result = await follow(handle, writer.watcher, writer.take, interrupted)
         writer.finish(result)
     if interrupted.is_set():
@@ -102,6 +103,7 @@ class _Writer:
 
     Attributes:
         save_error: why the chunks could not be saved, if so.
+        asker: answers what the run asks.
     """
 
     def __init__(self, agent: Agent[Any, Any, Any], save: BinaryIO | None, shown: Asked, *, as_json: bool) -> None:
@@ -112,6 +114,7 @@ class _Writer:
         self._structured = agent.output_schema.structured
         streamed = not as_json and not self._structured
         self.watcher = shown.watcher(self._out, self._err, streamed=streamed, as_json=as_json)
+        self.asker = asker(self._err, is_view=self.watcher.is_view)
         self._live = streamed and self._out.is_terminal and not self.watcher.is_view
         self._focus = shown.focus
         self._shown = ""

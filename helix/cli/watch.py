@@ -23,8 +23,8 @@ import anyio
 from helix.chunks import Chunk
 from helix.cli.console import Console
 from helix.cli.narrate import Focus, Narrator, Telling, chunk_types
-from helix.executor import RunHandle
 from helix.fold import RunTree
+from helix.handle import RunHandle
 from helix.log import now_ms
 from helix.results import RunResult
 

@@ -26,6 +26,8 @@ from helix.models._errors import from_status, scrub, secrets_in
 from helix.models._transport import NO_TIMEOUT, Decoder, Patience, http_client, read, timed_out
 
 _CLOSE_SECONDS = 1.0
+_WORDS_SECONDS = 2.0
+_MAX_WORDS = 1 << 20
 _MALFORMED = "The request cannot be sent: a header (perhaps the key) is malformed."
 _NO_URL = "The base URL must begin with http:// or https://."
 _KEPT_TOOL_SETS = 16
@@ -229,10 +231,7 @@ async def send(client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Re
 
 async def status_error(response: httpx2.Response) -> ModelError:
     """The error for an answer that is one."""
-    try:
-        content = await response.aread()
-    except Exception:  # the status is known, whatever became of the words
-        content = b""
+    content = await _words_of(response)
     try:
         body: object = from_json(content)
     except ValueError:
@@ -240,6 +239,20 @@ async def status_error(response: httpx2.Response) -> ModelError:
     url, headers = response.request.url, response.headers
     place = f"{url.scheme}://{url.host}{url.path}"
     return from_status(response.status_code, body, headers, secrets=secrets_in(response.request.headers), place=place)
+
+
+async def _words_of(response: httpx2.Response) -> bytes:
+    """What an error says, as far as it comes soon and is not too much: the status is known without it."""
+    words = bytearray()
+    with anyio.move_on_after(_WORDS_SECONDS) as scope:
+        try:
+            async for data in response.aiter_bytes():
+                words += data[: _MAX_WORDS - len(words)]
+                if len(words) == _MAX_WORDS:
+                    scope.cancel()  # which, unlike leaving the loop, ends all of the transport's generators
+        except Exception:
+            pass
+    return bytes(words)
 
 
 def _from_transport_error(error: Exception, request: httpx2.Request) -> ModelError:

@@ -10,6 +10,7 @@ import importlib.util
 import math
 import ssl
 import time
+import zlib
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Final, Protocol, Self, cast
@@ -29,6 +30,7 @@ BETWEEN_BYTES: Final = 600.0
 NO_TIMEOUT: Final = httpx2.Timeout(None, connect=30.0)
 """What the transport is given: to reach the server takes its own time, and the rest is `Patience`'s."""
 _DRAIN_SECONDS = 0.1
+_ANY_HEADER = 32 + zlib.MAX_WBITS  # gzip's or zlib's
 
 
 class Decoder(Protocol):
@@ -87,9 +89,9 @@ class Patience:
     ) -> bool:
         cut = self._scope.__exit__(kind, error, traceback)
         if self._scope.cancelled_caught:
-            in_all = anyio.current_time() >= self._end
-            whole = f"The model gave no complete reply within {self._total:g} seconds."
-            self.ran_out = whole if in_all else "The model was silent for too long."
+            self.ran_out = "The model was silent for too long."
+            if self._total is not None and anyio.current_time() >= self._end:
+                self.ran_out = f"The model gave no complete reply within {self._total:g} seconds."
         return bool(cut)
 
     def heard(self) -> None:
@@ -106,15 +108,21 @@ async def read(response: httpx2.Response, decoder: Decoder, patience: Patience) 
     Raises:
         ModelError: the decoder's, or the connection broke.
     """
-    encoded = response.headers.get("content-encoding", "identity") != "identity"
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    inflate = zlib.decompressobj(_ANY_HEADER) if encoding in ("gzip", "x-gzip", "deflate") else None
     # The stream itself: `aiter_raw` would add one more generator to each read.
-    reads = response.aiter_bytes() if encoded else aiter(cast(httpx2.AsyncByteStream, response.stream))
+    plain = inflate is not None or encoding == "identity"
+    reads = aiter(cast(httpx2.AsyncByteStream, response.stream)) if plain else response.aiter_bytes()
     patience.heard()
     try:
         while not decoder.done:
             try:
                 data = await anext(reads)
+                if inflate is not None:
+                    data = inflate.decompress(data)
             except StopAsyncIteration:
+                if inflate is not None and not inflate.eof:
+                    raise decoder.dropped("the body ended inside its compression") from None
                 return
             except Exception as error:  # whatever the transport raises: the reply is not complete
                 raise decoder.dropped(repr(error)) from error

@@ -9,11 +9,11 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar, cast
 
 from helix.chunks import Channel, to_json_value
+from helix.context import ChildRun, Runnable, ToolContext
 from helix.errors import UsageError
 from helix.limits import Limits
 from helix.results import RunResult
 from helix.state import Draft, StateSchema, apply_patches
-from helix.tools import ChildRun, Runnable, ToolContext
 
 StateT = TypeVar("StateT")
 _NONE: Any = None

@@ -10,6 +10,9 @@ from pydantic import BaseModel
 import helix
 from helix import (
     Agent,
+    Approve,
+    ClientResult,
+    Deny,
     Executor,
     Message,
     RunCancelled,
@@ -23,8 +26,8 @@ from helix import (
     Usage,
     chunks,
 )
-from helix.api import SyncRunStream
-from helix.chunks import Chunk
+from helix.chunks import ApprovalRequest, Chunk
+from helix.sync import SyncRunStream
 
 
 class Report(BaseModel):
@@ -137,6 +140,31 @@ async def sessions_are_typed(executor: Executor) -> None:
     async for chunk in session.stream("go"):
         assert_type(chunk, Chunk)
     Session(stateful)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def at_once(request: ApprovalRequest) -> bool:
+    return request.kind == "approval"
+
+
+async def after_a_while(request: ApprovalRequest) -> Approve | Deny | ClientResult:
+    return Approve({"n": 1}) if request.reason else Deny("no")
+
+
+def gives_a_text(request: ApprovalRequest) -> str:
+    return "yes"
+
+
+async def approvals_are_typed(executor: Executor) -> None:
+    await helix.run(plain, "go", on_approval=at_once)
+    await helix.run(plain, "go", on_approval=after_a_while)
+    await helix.run(plain, "go", on_approval=lambda request: ClientResult(request.arguments))
+    handle = await executor.execute(plain, "go", on_approval=after_a_while, wait="suspend")
+    assert_type(handle.tree.pending, list[ApprovalRequest])
+    await handle.respond("id", Approve(), by="ada")
+    await handle.send("go on", to="id")
+    await handle.respond("id", True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await executor.execute(plain, "go", wait="forever")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await executor.execute(plain, "go", on_approval=gives_a_text)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def missing_or_wrong_arguments_are_static_errors() -> None:

@@ -47,6 +47,25 @@ async def optioned(query: str, limit: int = 5) -> list[str]:
     return [query] * limit
 
 
+async def dear(ctx: ToolContext[Cart, Shop], arguments: dict[str, Any]) -> bool | str:
+    return bool(ctx.state.items) and f"{arguments['query']} is dear in {ctx.deps.currency}"
+
+
+@tool(requires_approval=dear, approval_timeout=60)
+async def approved(query: str) -> int:
+    return len(query)
+
+
+@tool(runs_on="client")
+def elsewhere(query: str) -> int:
+    raise NotImplementedError
+
+
+@tool(requires_approval=lambda ctx, arguments: "n" in arguments)
+def by_lambda(query: str) -> int:
+    return len(query)
+
+
 @tool
 def blocking(ctx: ToolContext[Cart, Shop], query: str) -> int:
     assert_type(ctx.state, Cart)

@@ -68,6 +68,9 @@ def body_begins(log: Log, agent: Agent, chunk: ToolStart) -> None:
         return
     if why := _reason_not_to_begin(call):
         log.broken("body-permitted", chunk, f"a body begins for call {chunk.tool_call_id}, which {why}")
+    elif chunk.arguments != _arguments(call):
+        message = f"a body begins for call {chunk.tool_call_id} with other arguments than were asked for or approved"
+        log.broken("body-arguments", chunk, message)
     attempt = 1 if chunk.attempt is None else chunk.attempt
     if attempt != call.attempt + 1:
         message = f"attempt {attempt} of call {chunk.tool_call_id} begins, expected {call.attempt + 1}"
@@ -82,9 +85,17 @@ def body_begins(log: Log, agent: Agent, chunk: ToolStart) -> None:
 def _reason_not_to_begin(call: Call) -> str | None:
     if isinstance(call.asked.arguments, str):
         return "has no object as arguments"
-    if call.requested and call.decision is None:
+    if call.request is not None and call.answer is None:
         return "waits for an answer"
-    return f"was answered with {call.decision!r}" if call.decision in ("deny", "expired") else None
+    if call.request is not None and call.request.kind == "client_tool":
+        return "runs on the client"
+    decision = call.answer and call.answer.decision
+    return f"was answered with {decision!r}" if decision in ("deny", "expired") else None
+
+
+def _arguments(call: Call) -> object:
+    edited = call.answer and call.answer.arguments
+    return call.asked.arguments if edited is None else edited
 
 
 def note_body(log: Log, agent: Agent, call: Call) -> None:
@@ -107,6 +118,7 @@ def call_ends(log: Log, agent: Agent, chunk: ToolEnd) -> None:
         log.broken("children-ended", chunk, f"call {chunk.tool_call_id} is answered before its children end: {names}")
         _close_children(log, call)
     call.ended = True
+    _answer_is_kept(log, call, chunk)
     log.pending.discard(_approval_id(agent, chunk.tool_call_id))
     note_body(log, agent, call)
 
@@ -137,11 +149,14 @@ def approval_is_asked(log: Log, agent: Agent, chunk: ApprovalRequest) -> None:
     if call.attempt or call.ended:
         message = f"approval of call {chunk.tool_call_id} is asked for after it began or was answered"
         log.broken("approval-before-body", chunk, message)
-    elif call.requested:
+    elif call.request is not None:
         log.broken("approval-once", chunk, f"approval of call {chunk.tool_call_id} is asked for a second time")
     else:
-        call.requested = True
+        call.request = chunk
         log.pending.add(chunk.approval_id)
+        if chunk.arguments != call.asked.arguments:
+            message = f"approval of call {chunk.tool_call_id} is asked for with other arguments than the call's"
+            log.broken("approval-arguments", chunk, message)
 
 
 def approval_is_answered(log: Log, agent: Agent, chunk: ApprovalResponse) -> None:
@@ -150,12 +165,32 @@ def approval_is_answered(log: Log, agent: Agent, chunk: ApprovalResponse) -> Non
         message = f"{agent.agent_id} has an answer to {chunk.approval_id!r}, which it did not ask"
         log.broken("approval-asked", chunk, message)
         return
-    if call.decision is not None or call.ended:
+    if call.answer is not None or call.ended:
         log.broken("approval-open", chunk, f"{chunk.approval_id!r} is answered after it was closed")
     elif call.attempt:
         log.broken("approval-before-body", chunk, f"{chunk.approval_id!r} is answered after the body began")
-    call.decision = call.decision or chunk.decision
+    elif call.request is not None and not _decision_fits(call.request, chunk):
+        message = f"{chunk.approval_id!r} is of the kind {call.request.kind}, and the answer {chunk.decision!r}"
+        log.broken("approval-decision", chunk, message)
+    call.answer = call.answer or chunk
     log.pending.discard(chunk.approval_id)
+
+
+def _decision_fits(request: ApprovalRequest, chunk: ApprovalResponse) -> bool:
+    if chunk.arguments is not None and chunk.decision != "approve":
+        return False
+    wanted = {"approve": "approval", "result": "client_tool"}.get(chunk.decision, request.kind)
+    return request.kind == wanted
+
+
+def _answer_is_kept(log: Log, call: Call, chunk: ToolEnd) -> None:
+    if call.answer is None or call.attempt:  # that a body began is told by another rule
+        return
+    fails = call.answer.decision in ("deny", "expired")
+    gives = call.answer.decision == "result" and chunk.error is None and not chunk.truncated
+    if (fails and chunk.error is None) or (gives and chunk.result != call.answer.result):
+        message = f"call {chunk.tool_call_id} does not end as it was answered, with {call.answer.decision!r}"
+        log.broken("approval-kept", chunk, message)
 
 
 def _close_children(log: Log, call: Call) -> None:

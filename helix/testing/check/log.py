@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from helix.chunks import Chunk, ErrorChunk, RunEnd, SubagentStart
+from helix.chunks import ApprovalRequest, ApprovalResponse, Chunk, ErrorChunk, RunEnd, SubagentStart
 from helix.limits import Usage
 from helix.messages import ToolCall
 from helix.testing.check.grammar import RULE_OF
@@ -71,8 +71,8 @@ class Call:
     """How many run_resumes came before that body."""
     children: set[str] = field(default_factory=set[str])
     """Those without a subagent_end."""
-    requested: bool = False
-    decision: str | None = None
+    request: ApprovalRequest | None = None
+    answer: ApprovalResponse | None = None
     ended: bool = False
     overdue: bool = False
     """It was found unanswered, and that was told."""

@@ -15,8 +15,11 @@ def tree_pauses(log: Log, agent: Agent, chunk: RunPause) -> None:
     if log.bodies:
         calls = ", ".join(sorted(f"{agent_id}/{call_id}" for agent_id, call_id in log.bodies))
         log.broken("pause-no-body", chunk, f"the tree pauses while calls run: {calls}")
-    if closed := [approval_id for approval_id in chunk.waiting_for or () if approval_id not in log.pending]:
-        log.broken("pause-waiting-for", chunk, f"the tree waits for what nobody asks: {', '.join(closed)}")
+    waiting_for = set(chunk.waiting_for or ())
+    if closed := waiting_for - log.pending:
+        log.broken("pause-waiting-for", chunk, f"the tree waits for what nobody asks: {', '.join(sorted(closed))}")
+    if untold := log.pending - waiting_for:
+        log.broken("pause-waiting-for", chunk, f"the tree waits, and does not say so, for {', '.join(sorted(untold))}")
 
 
 def owner_resumes(log: Log, agent: Agent, chunk: RunResume) -> None:

@@ -1,0 +1,354 @@
+"""What keeps one run's log in a store: written behind by its owner, read on by everybody else.
+
+Floor 3: above `log`, `store` and `commands`; the executor owns one for each run of a durable store. Chunks are written
+in batches that clock themselves: what came while the last one was on its way, or within `BATCH_SECONDS`, is the next.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import anyio
+
+from helix.chunks import Chunk, Control, Resync, chunk_to_json, parse_chunk, to_json_value
+from helix.commands import Cancel, Command, command_to_json, parse_command
+from helix.errors import HelixError, RunBusy, RunEnded, StaleWriter, StoreError
+from helix.fold import RunTree, fold
+from helix.log import RunLog
+from helix.store import ENDED, PARKED, Claim, NewRun, Store, Write
+
+BATCH_SECONDS = 0.01
+LEASE_SECONDS = 15.0
+_PAGE = 1000
+_RETRY_SECONDS = 0.25
+_POLL_SECONDS = 5.0
+
+
+class Journal:
+    """One run in a store.
+
+    Attributes:
+        lost: why this process does not write it any more, if it was taken away.
+    """
+
+    def __init__(self, store: Store, log: RunLog, owner: str, *, lease: float = LEASE_SECONDS) -> None:
+        """Opens nothing; the store is open.
+
+        Args:
+            store: where it is kept.
+            log: the log; its `kept` is set to this.
+            owner: names this process in the store.
+            lease: seconds after which others may take over from a silent owner.
+        """
+        self._store = store
+        self._log = log
+        self._owner = owner
+        self._lease = lease
+        self._epoch = 0
+        self._written = 0
+        self._is_owner = False
+        self._acknowledge: list[str] = []
+        self._wake = anyio.Event()
+        self._hurry = anyio.Event()
+        self._writing = anyio.Lock()
+        self.lost: HelixError | None = None
+        self._on_lost: Callable[[], None] = lambda: None
+        log.kept = self
+
+    # --- becoming the owner
+
+    async def create(self, run: NewRun) -> None:
+        """Takes the log into the store, and owns it.
+
+        Raises:
+            RunExists, SessionBusy, StoreError: see `Store.create`.
+        """
+        lines = [chunk_to_json(chunk) for chunk in self._log.chunks]
+        self._own(await self._store.create(run, lines, owner=self._owner, lease=self._lease))
+        self._log.show(self._written)
+
+    async def claim(self) -> None:
+        """Owns the run from now on, with the log as it is in the store.
+
+        Raises:
+            RunBusy, RunEnded, UnknownRun, StoreError: see `Store.claim`.
+        """
+        self._own(await self._store.claim(self._log.run_id, owner=self._owner, lease=self._lease))
+        await self.load()
+
+    def _own(self, claim: Claim) -> None:
+        self._epoch, self._written, self.lost = claim.epoch, claim.last_sequence, None
+        self._is_owner = self._log.here = True
+
+    async def load(self) -> None:
+        """The log as the store has it, without deltas.
+
+        Raises:
+            UnknownRun, StoreError: see `Store.read`.
+        """
+        chunks: list[Chunk] = []
+        offset = 0
+        while page := await self._store.read(self._log.run_id, offset, limit=_PAGE, deltas=False):
+            chunks += map(_chunk, page)
+            offset = page[-1][0]
+        record = await self._store.get(self._log.run_id)
+        self._log.reload(chunks, max(record.last_sequence, offset))
+        self._log.here = self._is_owner
+
+    async def load_if_possible(self) -> None:
+        """`load`, unless the store is gone too; then the log stays as it is."""
+        try:
+            await self.load()
+        except HelixError:
+            pass
+
+    # --- writing
+
+    def note(self) -> None:
+        """See `Kept`."""
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """See `Kept`."""
+        target = self._log.last_sequence
+        while self._is_owner and self._written < target:
+            self._hurry.set()
+            self._wake.set()
+            await self._log.news()
+        if self.lost is not None:
+            raise self.lost
+
+    async def barrier(self) -> None:
+        """`flush`, for the run itself: if it was taken away, waits for the cancellation that is coming."""
+        try:
+            await self.flush()
+        except HelixError:
+            await anyio.sleep_forever()
+
+    async def keep(self, on_lost: Callable[[], None]) -> None:
+        """Writes what is appended and renews the lease, until the run was given up, or taken away.
+
+        Args:
+            on_lost: called once somebody else owns the run; nothing that is appended from then on counts.
+        """
+        self._on_lost = on_lost
+        while self._is_owner:
+            with anyio.move_on_after(self._lease / 3):
+                await self._wake.wait()
+            if not self._hurry.is_set():
+                with anyio.move_on_after(BATCH_SECONDS):
+                    await self._hurry.wait()
+            await self.write()
+
+    async def write(self) -> None:
+        """Writes what has been appended so far; gives the run up if nobody runs it any more."""
+        async with self._writing:
+            self._wake, self._hurry = anyio.Event(), anyio.Event()
+            failing = 0.0
+            with anyio.CancelScope(shield=True):
+                while self._is_owner and not await self._write_once():
+                    failing += _RETRY_SECONDS
+                    if failing > self._lease:
+                        self._lose(
+                            StoreError(f"run {self._log.run_id}: the store could not be written for {failing:g} s")
+                        )
+                    await anyio.sleep(_RETRY_SECONDS)
+
+    async def _write_once(self) -> bool:
+        """Whether the store has taken what there was."""
+        log, resting = self._log, not self._log.live
+        status = log.tree.status if resting or log.tree.ended else "running"
+        last, acknowledge = log.last_sequence, tuple(self._acknowledge)
+        write = Write(
+            log.run_id,
+            self._epoch,
+            self._written,
+            [chunk_to_json(chunk) for chunk in log.above(self._written)],
+            self._lease,
+            status=status,
+            deadline=_deadline(log.tree) if resting else None,
+            release=resting,
+            acknowledge=acknowledge,
+        )
+        try:
+            await self._store.append(write)
+        except StaleWriter as error:
+            self._lose(error)
+            return True
+        except StoreError:
+            return await self._was_written(last)
+        self._accept(last, len(acknowledge), gives_up=write.gives_up)
+        return True
+
+    async def _was_written(self, last: int) -> bool:
+        """Whether a write whose answer was lost has arrived all the same."""
+        try:
+            record = await self._store.get(self._log.run_id)
+        except HelixError:
+            return False
+        if record.epoch != self._epoch:
+            self._lose(StaleWriter(f"run {self._log.run_id} was taken over by {record.owner!r}", record.epoch))
+            return True
+        if record.last_sequence == last != self._written:
+            self._accept(last, 0, gives_up=record.owner is None)
+            return True
+        return False
+
+    def _accept(self, last: int, acknowledged: int, *, gives_up: bool) -> None:
+        del self._acknowledge[:acknowledged]
+        self._written = last
+        if gives_up:
+            self._is_owner = False
+            self._log.here = self._log.tree.ended  # else others may go on with it
+        self._log.show(last)
+
+    def _lose(self, error: HelixError) -> None:
+        self.lost = error
+        self._is_owner = self._log.here = False
+        self._log.show(self._written)
+        self._on_lost()
+
+    async def finish(self) -> None:
+        """Gives the run up, with all that was appended written; for who owns it and does not run it."""
+        while self._is_owner:
+            await self.write()
+
+    # --- the inbox
+
+    async def listen(self, take: Callable[[Command], None]) -> None:
+        """Hands every command that is posted to `take`, in order, until cancelled."""
+        position = 0
+        while True:
+            try:
+                position = await self.take_posts(take, position)
+                await self._store.wait(self._log.run_id, posts_after=position, timeout=_POLL_SECONDS)
+            except StoreError:  # `keep` finds out whether it comes back
+                await anyio.sleep(_RETRY_SECONDS)
+
+    async def take_posts(self, take: Callable[[Command], None], after: int = 0) -> int:
+        """Hands what is in the inbox to `take`; it is acknowledged together with what follows from it."""
+        for post in await self._store.take(self._log.run_id, after):
+            try:
+                take(parse_command(post.data))
+            except (HelixError, ValueError):
+                pass  # who posted it saw the run as it was then; it comes too late
+            self._acknowledge.append(post.command_id)
+            after = post.position
+            self.note()
+        return after
+
+    async def post(self, command: Command) -> None:
+        """Puts a command into the inbox, for the run's owner, now or later; gives it an id if it has none.
+
+        Raises:
+            RunEnded, StoreError: see `Store.post`.
+        """
+        named = command if command.command_id else replace(command, command_id=secrets.token_hex(8))
+        await self._store.post(self._log.run_id, named.command_id, command_to_json(named))
+
+    # --- reading
+
+    async def settle(self) -> None:
+        """See `Kept`."""
+        if self._log.here:
+            await self.flush()
+            return
+        while True:
+            record = await self._store.get(self._log.run_id)
+            if record.status in ENDED or record.status in PARKED:
+                await self.load()
+                return
+            await self._store.wait(self._log.run_id, chunks_after=record.last_sequence, timeout=_POLL_SECONDS)
+
+    async def tell(self, command: Command, take: Callable[[Command], None]) -> None:
+        """See `Kept`."""
+        try:
+            await self.claim()
+        except (RunEnded, RunBusy) as error:
+            refused = error
+        else:
+            await self._tell_alone(command, take)
+            return
+        if isinstance(refused, RunBusy):
+            await self.post(command)
+        else:
+            await self.load()
+            take(command)  # which says what is wrong with it, if it is
+
+    async def _tell_alone(self, command: Command, take: Callable[[Command], None]) -> None:
+        """`tell`, as the owner that the run has for this moment."""
+        taken = self._log.tree.at_rest or isinstance(command, Cancel)
+        try:
+            await self.take_posts(take)
+            if taken:
+                take(command)
+        finally:
+            await self.finish()
+        if not taken:  # its owner has crashed; whoever takes it over reads this
+            await self.post(command)
+
+    async def page(self, offset: int) -> list[Chunk | Control]:
+        """See `Kept`."""
+        record = await self._store.get(self._log.run_id)
+        if offset < record.floor:
+            return [await self._resync(record.floor)]
+        return [_chunk(row) for row in await self._store.read(self._log.run_id, offset, limit=_PAGE)]
+
+    async def _resync(self, floor: int) -> Resync:
+        chunks: list[Chunk] = []
+        offset = 0
+        while page := await self._store.read(self._log.run_id, offset, limit=_PAGE, deltas=False):
+            chunks += [_chunk(row) for row in page if row[0] <= floor]
+            offset = page[-1][0]
+        return Resync(floor=floor, snapshot=snapshot(fold(chunks)))
+
+    async def rests(self, offset: int, *, follow: bool) -> bool:
+        """See `Kept`."""
+        if self._log.here and offset < self._log.base:
+            return False
+        record = await self._store.get(self._log.run_id)
+        if record.last_sequence > offset:
+            return False
+        if record.status in ENDED or (record.status in PARKED and not follow):
+            await self.load()
+            return True
+        await self._store.wait(self._log.run_id, chunks_after=offset, timeout=_POLL_SECONDS)
+        return False
+
+
+def snapshot(tree: RunTree) -> dict[str, object]:
+    """What a `resync` gives: the run folded up to its floor, by agent id."""
+    return {
+        node.agent_id: {
+            "agentType": node.agent_type,
+            "status": node.status,
+            "state": node.state,
+            "messages": to_json_value(list(node.messages)),
+            "children": list(node.children),
+        }
+        for node in tree.agents.values()
+    }
+
+
+def new_owner() -> str:
+    """A name for this process in a store."""
+    return f"helix-{secrets.token_hex(6)}"
+
+
+def _deadline(tree: RunTree) -> int | None:
+    """When a parked run wants to be taken up by itself."""
+    return min(_deadlines(tree), default=None)
+
+
+def _deadlines(tree: RunTree) -> Iterator[int]:
+    for request in tree.requests.values():
+        if request.deadline is not None:
+            yield request.deadline
+
+
+def _chunk(row: tuple[int, bytes]) -> Chunk:
+    chunk = parse_chunk(row[1])
+    assert not isinstance(chunk, Resync)
+    return chunk  # pyright: ignore[reportReturnType] - control messages are not stored
