@@ -29,6 +29,7 @@ from helix.errors import (
     did_you_mean,
 )
 from helix.fold import RunTree
+from helix.forking import forked
 from helix.handle import RunHandle
 from helix.limits import Limits
 from helix.live import LiveAgent, OnApproval, Run, WaitMode
@@ -216,6 +217,48 @@ class Executor:
             deps = self._deps if before is None else before.deps
         on_approval = on_approval or (before and before.on_approval)
         return self._start(tasks, handle, log, root_model, override, deps, on_approval)
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        step: int,
+        input: Any = None,
+        deps: Any = _UNSET,
+        model: str | Model | None = None,
+        on_approval: OnApproval | None = None,
+    ) -> RunHandle[Any, Any]:
+        """Begins another run with what had happened before the root's model call number `step`, and goes on from there.
+
+        The run that is forked stays as it is. Tools that had run do not run again. The new run has its own session.
+
+        Args:
+            run_id: the run to fork; live or not.
+            step: from 1; one more than it has had goes on behind its last one.
+            input: what to say to the root before it goes on.
+            deps, model, on_approval: as in `execute`.
+
+        Raises:
+            UnknownRun: the store has no such run.
+            UnknownAgent: its agent is not one of this executor's.
+            UsageError: it has had no such step.
+        """
+        tasks = self._check_entered()
+        agent = self._agent_named(await self._shelf.agent_type(run_id))
+        chunks = await self._shelf.whole(run_id)
+        new_id, session_id = secrets.token_hex(16), secrets.token_hex(8)
+        log = RunLog(new_id, forked(chunks, run_id, new_id, step, session_id))
+        override = None if model is None else self._check_model(model)
+        await self._open_tree(agent, override)
+        root = log.tree.root
+        log.append(c.RunResume(new_id, root.agent_type, log.tree.epoch + 1, "fork", run_id))
+        log.append(*_steering(log.tree, input))
+        await self._shelf.keep(log)
+        handle = self._handles[new_id] = RunHandle(agent, log)
+        root_model = override or self._check_model(_model_of(agent))
+        return self._start(
+            tasks, handle, log, root_model, override, self._deps if deps is _UNSET else deps, on_approval
+        )
 
     async def recover(self) -> list[RunHandle[Any, Any]]:
         """Goes on with what a dead process has left, with parked runs that have mail, and with those that are due.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
+from helix.chunks import Chunk, Resync, StreamEnd
 from helix.errors import RunEnded, SessionBusy, UsageError
 from helix.fold import RunTree
 from helix.journal import Journal, new_owner
@@ -51,6 +52,24 @@ class Shelf:
             return self._memory.get(run_id)  # somebody may have been faster
         await journal_of(log).load()
         return self._memory.get(run_id)
+
+    async def whole(self, run_id: str) -> Sequence[Chunk]:
+        """Every chunk of a run up to now, deltas included.
+
+        Raises:
+            UnknownRun: there is none.
+            UsageError: the store has dropped some of the deltas.
+        """
+        log = await self.get(run_id)
+        if log.kept is None:
+            return list(log.chunks)
+        chunks: list[Chunk] = []
+        while page := await log.kept.page(chunks[-1].sequence if chunks else 0):
+            for chunk in page:
+                if isinstance(chunk, Resync | StreamEnd):
+                    raise UsageError(f"deltas of run {run_id} were dropped from the store; it cannot be forked")
+                chunks.append(chunk)
+        return chunks
 
     async def latest(self, session_id: str) -> RunTree | None:
         """The session's newest run; None for a session that is not known yet.

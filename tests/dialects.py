@@ -258,7 +258,7 @@ class Google(Dialect):
 
     @property
     def limited(self) -> bytes:  # by its word alone
-        return event({"error": {"message": f"Too many requests: {ECHO}", "status": "RESOURCE_EXHAUSTED"}})
+        return event({"error": {"message": f"Slow down: {ECHO}", "status": "RESOURCE_EXHAUSTED"}})
 
 
 def _value(text: str) -> Any:

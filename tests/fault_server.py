@@ -133,7 +133,9 @@ class FaultServer:
 
 
 @asynccontextmanager
-async def serving(answer: Callable[[Request], Sequence[Move]] | Sequence[Sequence[Move]]) -> AsyncGenerator[FaultServer]:
+async def serving(
+    answer: Callable[[Request], Sequence[Move]] | Sequence[Sequence[Move]],
+) -> AsyncGenerator[FaultServer]:
     """A server on 127.0.0.1. A list of answers is given in order, the last one again and again."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)

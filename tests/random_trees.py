@@ -7,6 +7,7 @@ somewhere. Afterwards the log must hold the grammar, and folding it must give th
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +38,7 @@ from helix.chunks import ApprovalRequest
 from helix.errors import LimitReached
 from helix.fold import RunTree, fold
 from helix.log import MemoryStore, RunLog
-from helix.model import ModelRequest
+from helix.model import Model, ModelRequest
 from helix.testing import Call, FunctionModel, Turn, check_stream
 
 
@@ -301,10 +302,13 @@ class Outcome:
     root: Agent[Any, Any, Any]
 
 
-async def drive(seed: int, watch: bool = False) -> Outcome:
-    """Makes the run of a seed, disturbs it, resumes it until it has ended, and checks everything about its log."""
+async def drive(seed: int, watch: bool = False, over: Callable[[Model], Model] = lambda model: model) -> Outcome:
+    """Makes the run of a seed, disturbs it, resumes it until it has ended, and checks everything about its log.
+
+    `over` may put something between the tree and its model.
+    """
     root, world = make_tree(seed), World(seed)
-    model = make_model(seed, root)
+    model = over(make_model(seed, root))
     chance = random.Random(-seed)
     store = MemoryStore()
     async with Executor(store=store, deps=world) as executor:
@@ -341,7 +345,7 @@ async def drive(seed: int, watch: bool = False) -> Outcome:
     return Outcome(log, world, root)
 
 
-async def disturb(executor: Executor, handle: Any, log: RunLog, chance: random.Random, model: FunctionModel) -> None:
+async def disturb(executor: Executor, handle: Any, log: RunLog, chance: random.Random, model: Model) -> None:
     for _ in range(6):
         await some_chunks(handle, log, chance.randint(0, 60) if chance.random() < 0.8 else 0)
         what = chance.choice(["nothing", "cancel", "branch", "interrupt", "interrupt", "send", "send"])

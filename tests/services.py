@@ -46,8 +46,10 @@ def postgres() -> Generator[str]:
     """The URL of a store in a schema that nobody has, and that is dropped afterwards."""
     _need("PostgreSQL", "HELIX_TEST_POSTGRES", POSTGRES)
     schema = f"helix_test_{secrets.token_hex(4)}"
-    yield f"{POSTGRES}?schema={schema}"
-    sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    try:
+        yield f"{POSTGRES}?schema={schema}"
+    finally:
+        sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
 
 def sql(statement: Any) -> list[tuple[Any, ...]]:
@@ -62,10 +64,12 @@ def redis_server() -> Generator[str]:
     """The URL of a store with a prefix that nobody has, and whose keys are deleted afterwards."""
     _need("Redis", "HELIX_TEST_REDIS", REDIS)
     prefix = f"helix_test_{secrets.token_hex(4)}"
-    yield f"{REDIS}?prefix={prefix}"
-    with plain_redis() as client:
-        for key in client.scan_iter(match=f"{{{prefix}}}*", count=1000):
-            client.delete(key)
+    try:
+        yield f"{REDIS}?prefix={prefix}"
+    finally:
+        with plain_redis() as client:
+            for key in client.scan_iter(match=f"{{{prefix}}}*", count=1000):
+                client.delete(key)
 
 
 @contextmanager

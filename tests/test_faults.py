@@ -24,6 +24,7 @@ import pytest
 import helix
 from helix import Agent, ModelError, ModelSettings, RunFailed, chunk_to_json, tool
 from helix.model import Emit, Model, ModelReply, ModelRequest
+from helix.models import _http
 from helix.testing import check_stream
 from tests.dialects import DIALECTS, ECHO, KEY, SECRET, Called, Dialect, event
 from tests.fault_server import LAST, Close, Drip, Hold, Move, Reset, Send, chunk, head, serving, whole
@@ -239,7 +240,7 @@ class Watched:
             raise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Seen:
     """What one run has shown, and all that it has told anybody."""
 
@@ -267,7 +268,7 @@ async def play(wire: Dialect, answers: Sequence[Sequence[Move]], settings: Model
             result = await run.result()
         await server.all_closed()
         for request in server.requests:
-            assert SECRET == request.headers["x-secret-token"]
+            assert request.headers["x-secret-token"] == SECRET
             assert KEY in str(request.headers)
     check_stream(chunks)
     return Seen(chunks, result, len(server.requests), told_by(agent, model, chunks, result))
@@ -282,11 +283,12 @@ def told_by(
         result.raise_for_status()
     except RunFailed as error:
         failures.append(error)
-    told: list[object] = [agent, model.model, result, result.to_dict(), agent.settings]
-    for error in failures:
-        told += [str(error), repr(error), vars(error), *traceback.format_exception(error)]
-    logged = [chunk_to_json(chunk) for chunk in chunks]
-    return "\n".join([*map(str, told), *map(repr, told), *map(str, logged), *map(repr, chunks)])
+    told: list[object] = [agent, agent.settings, model.model, result, *failures]
+    traces = [line for error in failures for line in traceback.format_exception(error)]
+    logged = [chunk_to_json(chunk).decode() for chunk in chunks]
+    shown = [repr(chunk) for chunk in chunks if chunk.type != "text_delta"]
+    fields = [f"{vars(error)}" for error in failures]
+    return "\n".join([*map(str, told), *map(repr, told), *fields, *traces, *logged, *shown, f"{result.to_dict()}"])
 
 
 def open_sockets() -> set[str]:
@@ -313,6 +315,11 @@ def _cheap_collections() -> Iterator[None]:
 def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.DEBUG, logger="helix")
     return caplog
+
+
+@pytest.fixture(autouse=True)
+def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_http, "_WORDS_SECONDS", SHORT)
 
 
 Backend = Literal["asyncio", "trio"]

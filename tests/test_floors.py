@@ -46,6 +46,7 @@ FLOORS: list[set[str]] = [
         "approvals",
         "journal",
         "shelf",
+        "forking",
     },
     {"loop"},
     {"handle", "executor", "api", "session", "sync"},

@@ -86,9 +86,10 @@ class Wire:
             from_server, to_server = await asyncio.open_connection(*self._target)
             ends.add(to_server)
             self._open |= ends
+            swallowing, swallowed = asyncio.Event(), asyncio.Event()
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._requests(reader, to_server))
-                tasks.create_task(self._replies(from_server, writer))
+                tasks.create_task(self._requests(reader, to_server, swallowing, swallowed))
+                tasks.create_task(self._replies(from_server, writer, swallowing, swallowed))
         except* OSError:
             pass
         finally:
@@ -96,39 +97,47 @@ class Wire:
             for end in ends:
                 end.transport.abort()
 
-    async def _requests(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+    async def _requests(
+        self,
+        reader: asyncio.StreamReader,
+        server: asyncio.StreamWriter,
+        swallowing: asyncio.Event,
+        swallowed: asyncio.Event,
+    ) -> None:
         seen = b""
         while data := await reader.read(65536):
             seen = seen[-100:] + data
-            if self.mark is not None and self.mark in seen:
-                await self._lose(data, server)
-                raise ConnectionError("cut")
-            server.write(data)
-            await server.drain()
+            if self.mark is None or self.mark not in seen:
+                server.write(data)
+                await server.drain()
+                continue
+            self.mark = None
+            self._back.clear()
+            if self.lose == "reply":
+                swallowing.set()
+                server.write(data)
+                await swallowed.wait()
+            await self._lose()
+            raise ConnectionError("cut")
         server.transport.abort()
 
-    async def _lose(self, data: bytes, server: asyncio.StreamWriter) -> None:
-        self.mark = None
-        self._back.clear()
-        self._silent = self.lose == "reply"
-        if self.lose == "reply":
-            self._answered = asyncio.Event()
-            server.write(data)
-            await self._answered.wait()
-        self._silent = False
+    async def _lose(self) -> None:
         self.cuts += 1
         self.cut()
         if self.meanwhile is not None:
             await self.meanwhile()
         self._back.set()
 
-    _silent = False
-    _answered: asyncio.Event
-
-    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _replies(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        swallowing: asyncio.Event,
+        swallowed: asyncio.Event,
+    ) -> None:
         while data := await reader.read(65536):
-            if self._silent:
-                self._answered.set()
+            if swallowing.is_set():
+                swallowed.set()
                 continue
             writer.write(data)
             await writer.drain()

@@ -24,7 +24,11 @@ _RETRYABLE_STATUSES = frozenset({408, 409, 425})
 _NO_QUOTA = ("insufficient_quota", "billing")
 _FILTERED = ("content_filter", "content_policy", "responsibleaipolicy")
 _KINDS: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
-    ("model_rate_limited", True, ("rate_limit", "rate limit", "too_many_requests", "too many requests")),
+    (
+        "model_rate_limited",
+        True,
+        ("rate_limit", "rate limit", "too_many_requests", "too many requests", "resource_exhausted"),
+    ),
     (
         "model_unavailable",
         True,
@@ -107,7 +111,7 @@ class _Told:
 
     message: str
     kind: str
-    """Its type and code in lower case; its message when it has neither."""
+    """Its type, code and status in lower case; its message when it has none of them."""
     status: int | None
     detail: str
     retry_after: float | None = None
@@ -119,7 +123,10 @@ def _read(error: object) -> _Told:
         error = cast("list[Any]", error)[0]
     fields = _fields(cast("object", error))
     message = _message(fields)
-    kind = " ".join(str(fields[name]) for name in ("type", "code") if fields.get(name)) or message
+    said = [str(fields[name]) for name in ("type", "code") if fields.get(name)]
+    if (state := str(fields.get("status"))).isupper():  # one of Google's; of others it may be anything
+        said.append(state)
+    kind = " ".join(said) or message
     numbers = (_number(fields.get(name)) for name in ("status_code", "code", "status"))
     status = next((int(number) for number in numbers if number is not None and 400 <= number < 600), None)
     return _Told(message, kind.lower(), status, detail, _retry_delay(fields.get("details")))

@@ -51,7 +51,10 @@ async def persist_to_the_end(act: Callable[[bool], Awaitable[T]], patience: floa
 
 
 async def is_written(store: Store, write: Write) -> bool:
-    """Whether this append, whose outcome was not heard, is in the store, whoever owns the run by now."""
+    """Whether this append, whose outcome was not heard, is in the store, whoever owns the run by now.
+
+    To be asked when it was refused the second time: before that, the first one may still be under way.
+    """
     if write.chunks:
         found = await store.read(write.run_id, write.after, limit=len(write.chunks))
         return bool(found) and all(data == write.chunks[number - write.after - 1] for number, data in found)

@@ -104,11 +104,11 @@ class PostgresStore:
         """As `Store.append`."""
 
         async def append(again: bool) -> None:
-            if again and await is_written(self, write):
-                return
             names = ("run_id", "epoch", "after", "lease", "status", "deadline", "gives_up")
             values = {name: getattr(write, name) for name in names} | _lines(write.chunks)
-            if not await self._execute(q.APPEND, values | {"acknowledge": list(write.acknowledge)}):
+            if not await self._execute(q.APPEND, values | {"acknowledge": list(write.acknowledge)}) and not (
+                again and await is_written(self, write)
+            ):
                 raise refusal(write, await self._get(write.run_id))
 
         await persist_to_the_end(append, self._patience)

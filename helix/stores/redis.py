@@ -117,9 +117,8 @@ class RedisStore:
         ]
 
         async def append(again: bool) -> None:
-            if again and await is_written(self, write):
-                return
-            if await self._script(lua.APPEND, keys, values) != b"ok":
+            outcome = await self._script(lua.APPEND, keys, values)
+            if outcome != b"ok" and not (again and await is_written(self, write)):
                 raise refusal(write, await self._get(write.run_id))
 
         await persist_to_the_end(append, self._patience)
