@@ -266,16 +266,19 @@ class Journal:
         """See `Kept`."""
         try:
             await self.claim()
-        except (RunEnded, RunBusy) as error:
-            refused = error
+        except RunBusy:
+            try:
+                await self.post(command)
+                return
+            except RunEnded:  # in this moment
+                pass
+        except RunEnded:
+            pass
         else:
             await self._tell_alone(command, take)
             return
-        if isinstance(refused, RunBusy):
-            await self.post(command)
-        else:
-            await self.load()
-            take(command)  # which says what is wrong with it, if it is
+        await self.load()
+        take(command)  # which says what is wrong with it, if it is
 
     async def _tell_alone(self, command: Command, take: Callable[[Command], None]) -> None:
         """`tell`, as the owner that the run has for this moment."""

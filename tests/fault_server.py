@@ -5,16 +5,19 @@ It runs in the test's own event loop, over plain sockets, so that a reset is a r
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import socket
 import struct
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 
 @dataclass(frozen=True)
@@ -213,3 +216,38 @@ async def _read_request(connection: socket.socket, data: bytes) -> tuple[Request
             return None
         body += more
     return Request(first.split(" ")[1], headers, body[:size]), body[size:]
+
+
+# --- nothing stays open ---------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+Backend = Literal["asyncio", "trio"]
+BACKENDS: list[Backend] = ["asyncio", "trio"]  # aiohttp's parser, and httpx2's own
+
+
+def run_alone(backend: Backend, work: Callable[[], Awaitable[T]]) -> T:
+    """Runs `work` in an event loop of its own, after which no task, socket or unclosed thing may be left."""
+
+    async def main() -> T:
+        await checkpoint()
+        before, running = open_sockets(), set(anyio.get_running_tasks())
+        with anyio.fail_after(10):
+            seen = await work()
+        assert open_sockets() <= before
+        assert set(anyio.get_running_tasks()) <= running
+        return seen
+
+    seen = anyio.run(main, backend=backend)
+    gc.collect()  # a warning of what was not closed is an error
+    return seen
+
+
+def open_sockets() -> set[str]:
+    """The sockets of this process."""
+    found: set[str] = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:
+            pass  # the listing's own
+    return {name for name in found if name.startswith("socket:")}

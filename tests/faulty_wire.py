@@ -71,8 +71,11 @@ class WireModel:
         faults: how many replies were broken.
     """
 
-    def __init__(self, script: Model, wire: Dialect, server: FaultServer, answers: dict[str, Sequence[Move]]) -> None:
-        self._script, self._wire, self._answers = script, wire, answers
+    def __init__(
+        self, seed: int, script: Model, wire: Dialect, server: FaultServer, answers: dict[str, Sequence[Move]]
+    ) -> None:
+        """`answers` is what the server answers by: `told_by`."""
+        self._seed, self._script, self._wire, self._answers = seed, script, wire, answers
         self._adapter = cast(Any, wire.model(server.url))
         self._numbers = count()
         self.faults = 0
@@ -109,7 +112,8 @@ class WireModel:
         return self._wire.start + words + more + self._wire.end(calls=bool(calls))
 
     def _moves(self, request: ModelRequest, body: bytes, fails: bool) -> Sequence[Move]:
-        chance = random.Random(f"{request.agent_id.partition('.')[2]}:{request.step}:{request.attempt}:{len(body)}")
+        path = request.agent_id.partition(".")[2]
+        chance = random.Random(f"{self._seed}:{path}:{request.step}:{request.attempt}")
         if fails or chance.random() < 0.15:
             self.faults += 1
             return chance.choice(BROKEN)(self._wire, body, chance)

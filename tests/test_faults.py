@@ -10,15 +10,13 @@ import gc
 import gzip
 import json
 import logging
-import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
-import anyio
 import pytest
 
 import helix
@@ -27,7 +25,22 @@ from helix.model import Emit, Model, ModelReply, ModelRequest
 from helix.models import _http
 from helix.testing import check_stream
 from tests.dialects import DIALECTS, ECHO, KEY, SECRET, Called, Dialect, event
-from tests.fault_server import LAST, Close, Drip, Hold, Move, Reset, Send, chunk, head, serving, whole
+from tests.fault_server import (
+    BACKENDS,
+    LAST,
+    Backend,
+    Close,
+    Drip,
+    Hold,
+    Move,
+    Reset,
+    Send,
+    chunk,
+    head,
+    run_alone,
+    serving,
+    whole,
+)
 
 SHORT = 0.06
 """Seconds that a watchdog waits here."""
@@ -291,17 +304,6 @@ def told_by(
     return "\n".join([*map(str, told), *map(repr, told), *fields, *traces, *logged, *shown, f"{result.to_dict()}"])
 
 
-def open_sockets() -> set[str]:
-    """The sockets of this process."""
-    found: set[str] = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.add(os.readlink(f"/proc/self/fd/{number}"))
-        except FileNotFoundError:
-            pass  # the listing's own
-    return {name for name in found if name.startswith("socket:")}
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _cheap_collections() -> Iterator[None]:
     """What lives before these tests need not be looked at after each of them."""
@@ -320,27 +322,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_http, "_WORDS_SECONDS", SHORT)
-
-
-Backend = Literal["asyncio", "trio"]
-BACKENDS: list[Backend] = ["asyncio", "trio"]  # aiohttp's parser, and httpx2's own
-
-
-def run_alone(backend: Backend, work: Callable[[], Any]) -> Any:
-    """Runs `work` in an event loop of its own, after which no task, socket or unclosed thing may be left."""
-
-    async def main() -> Any:
-        await anyio.lowlevel.checkpoint()
-        before, running = open_sockets(), set(anyio.get_running_tasks())
-        with anyio.fail_after(10):
-            seen = await work()
-        assert open_sockets() <= before
-        assert set(anyio.get_running_tasks()) <= running
-        return seen
-
-    seen = anyio.run(main, backend=backend)
-    gc.collect()  # a warning of what was not closed is an error
-    return seen
 
 
 ROWS = [

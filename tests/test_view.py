@@ -274,7 +274,8 @@ def random_log(rng: random.Random, text: str) -> Log:
                 )
         if rng.random() < 0.2:
             one = rng.choice(alive)
-            log.add(c.ApprovalRequest(one, named[one], f"a{number}", "call", text, {"x": text}, "approval"))
+            log.step(one, named[one], "", [f"asks_{number}"])
+            log.add(c.ApprovalRequest(one, named[one], f"a{number}", f"asks_{number}", text, {"x": text}, "approval"))
     return log
 
 

@@ -1,0 +1,339 @@
+"""Processes that die where they are told to, for `test_survival`: one run, its side effects, and the ways to die.
+
+`python -m tests.survivor` reads jobs, one JSON object a line, and forks a process for each. It says the process's id,
+and then, once it has died, how: `0`, or minus the signal. Forking is what makes a hundred deaths take seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from helix import Agent, Approve, Executor, RunHandle, ToolContext, chunk_to_json, tool
+from helix import chunks as c
+from helix.errors import AlreadyAnswered
+from helix.journal import Journal
+from helix.log import RunLog
+from helix.model import Emit, ModelReply, ModelRequest
+from helix.store import Store
+from helix.stores import open_store
+from helix.testing import Call, FunctionModel, Turn
+
+Kind = Literal["", "store", "append", "seen", "point"]
+Watch = Callable[[c.Chunk], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process does, and where it dies.
+
+    Attributes:
+        url: the store.
+        run_id: the run.
+        directory: where its side effects are (`effects`), and what its reader has seen (`seen`).
+        mode: `hold` and `suspend`: how it waits for approval; `interrupt`: it is interrupted, and resumed; `recover`: it
+            goes on with what another one has left.
+        kind: what it dies by: the n-th operation on the store, the n-th append to the log (kept or not), the n-th chunk
+            that its reader sees, or a named point of the model or a tool.
+        at: n, or the point's name.
+        when: of an operation on the store.
+        mutation: what is broken in it on purpose.
+    """
+
+    url: str
+    run_id: str
+    directory: str
+    mode: Literal["hold", "suspend", "interrupt", "recover"] = "hold"
+    kind: Kind = ""
+    at: int | str = 0
+    when: Literal["before", "during", "after"] = "before"
+    mutation: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.mode}: {self.when if self.kind == 'store' else ''} {self.kind} {self.at}"
+
+
+def die() -> None:
+    """Like a power cut, for this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class Fate:
+    """When a process dies."""
+
+    job: Job
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+
+    def next(self, kind: Kind) -> bool:
+        """Counts one more of that kind; whether it is the last one."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        return self.job.kind == kind and self.job.at == self.counts[kind]
+
+    def point(self, name: str) -> None:
+        """Dies at a named point."""
+        if self.job.kind == "point" and self.job.at == name:
+            die()
+
+    def one_more(self, kind: Kind) -> None:
+        """Dies at the n-th of that kind."""
+        if self.next(kind):
+            die()
+
+
+class Doomed:
+    """A store that counts what is done to it, and under which every lease has run out: others may take over at once."""
+
+    def __init__(self, inner: Store, fate: Fate) -> None:
+        self._inner = inner
+        self._fate = fate
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        return partial(self._counted, method) if name in ("create", "claim", "append", "take", "post") else method
+
+    async def _counted(self, method: Callable[..., Awaitable[Any]], *given: Any, **options: Any) -> Any:
+        if "lease" in options:
+            options["lease"] = 0.0
+        given = tuple(replace(item, lease=0.0) if hasattr(item, "lease") else item for item in given)
+        when = self._fate.job.when if self._fate.next("store") else ""
+        if when == "before":
+            die()
+        async with anyio.create_task_group() as tasks:
+            if when == "during":
+                tasks.start_soon(_die_soon)
+            found = await method(*given, **options)
+        if when == "after":
+            die()
+        return found
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._inner.__aexit__(kind, error, traceback)
+
+
+async def _die_soon() -> None:
+    await checkpoint()
+    die()
+
+
+# --- the run
+
+
+@dataclass
+class World:
+    """What tools act on: a file of side effects."""
+
+    path: Path
+    fate: Fate
+
+    def effect(self, ctx: ToolContext[Any, World], name: str) -> None:
+        """Has a side effect: a line, written at once."""
+        self.fate.point(f"in {name} of {kind(ctx.agent_id)}")
+        append_line(self.path, f"{name} {ctx.agent_id} {ctx.tool_call_id}".encode())
+        self.fate.point(f"behind {name} of {kind(ctx.agent_id)}")
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Adds a line that outlives this process."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, line + b"\n")
+    os.close(file)
+
+
+def kind(agent_id: str) -> str:
+    """The last part of an agent's id, without its number; the root's is `boss`."""
+    return agent_id.rpartition(".")[2].partition("-")[0] if "." in agent_id else "boss"
+
+
+@tool(replay="safe")
+async def look(ctx: ToolContext[Any, World], place: str) -> str:
+    """Looks; may be done twice."""
+    ctx.deps.effect(ctx, "look")
+    await checkpoint()
+    ctx.write(f"looking at {place}")
+    return f"nothing in {place}"
+
+
+@tool
+async def note(ctx: ToolContext[Any, World], text: str) -> str:
+    """Must not be done twice."""
+    ctx.deps.effect(ctx, "note")
+    await checkpoint()
+    return f"noted {text}"
+
+
+@tool(requires_approval=True)
+async def pay(ctx: ToolContext[Any, World], amount: int) -> str:
+    """Must not be done twice, nor without being asked."""
+    ctx.deps.effect(ctx, "pay")
+    return f"paid {amount}"
+
+
+TURNS: dict[tuple[str, int], Turn] = {
+    ("boss", 1): Turn(
+        text=["I ", "look, ", "I ", "note."],
+        calls=[Call("look", id="b1", place="a"), Call("note", id="b2", text="x"), Call("team", id="b3", input="go")],
+    ),
+    ("boss", 2): Turn(text=["Now ", "I pay."], calls=[Call("pay", id="b4", amount=3)]),
+    ("boss", 3): Turn(text=["All ", "done."]),
+    ("team", 1): Turn(calls=[Call("lead", id="t1", input="go")]),
+    ("team", 2): Turn(text="Team done."),
+    ("lead", 1): Turn(calls=[Call("worker", id="l1", input="go")]),
+    ("lead", 2): Turn(text="Lead done."),
+    ("worker", 1): Turn(
+        thinking=["Hm, ", "deep."], calls=[Call("note", id="w1", text="y"), Call("look", id="w2", place="b")]
+    ),
+    ("worker", 2): Turn(text=["Worker ", "done."]),
+}
+
+
+class Mortal:
+    """A model that says the same in each process, and in which one may die."""
+
+    name = "mortal"
+
+    def __init__(self, fate: Fate) -> None:
+        self._fate = fate
+        self._inner = FunctionModel(lambda request: TURNS[kind(request.agent_id), request.step])
+
+    async def respond(self, request: ModelRequest, emit: Emit) -> ModelReply:
+        """Plays the turn of that step."""
+        where = f"step {request.step} of {kind(request.agent_id)}"
+        self._fate.point(f"before {where}")
+        reply = await self._inner.respond(request, emit)
+        self._fate.point(f"behind {where}")
+        return reply
+
+
+POINTS = [
+    *(f"{side} {name} of boss" for name in ("look", "note", "pay") for side in ("in", "behind")),
+    *(f"{side} {name} of worker" for name in ("look", "note") for side in ("in", "behind")),
+    *(f"{side} step {step} of {agent}" for agent, step in TURNS for side in ("before", "behind")),
+]
+"""All named points."""
+
+
+def boss(fate: Fate) -> Agent[Any, Any, Any]:
+    """The root: two tools, a child that has a child that has a child, and a payment that somebody has to approve."""
+    worker = Agent("worker", tools=[note, look])
+    lead = Agent("lead", sub_agents=[worker])
+    team = Agent("team", sub_agents=[lead])
+    return Agent("boss", model=Mortal(fate), tools=[look, note, pay], sub_agents=[team])
+
+
+async def finish(executor: Executor, run_id: str, watch: Watch, *, at_once: bool = True) -> RunHandle[Any, Any]:
+    """Brings a run to its end as a person would who watches it: approves what is asked, resumes what is parked."""
+    handle, position = await executor.get_handle(run_id), 0
+    while True:
+        async for chunk in handle.stream(position):
+            position = chunk.sequence
+            await watch(chunk)
+            if isinstance(chunk, c.ApprovalRequest) and at_once:
+                await approve(handle, chunk.approval_id)
+        if handle.tree.ended:
+            return handle
+        for request in handle.tree.pending:
+            await approve(handle, request.approval_id)
+        await executor.resume(run_id)
+
+
+async def approve(handle: RunHandle[Any, Any], approval_id: str) -> None:
+    """Says yes, if nobody has."""
+    try:
+        await handle.respond(approval_id, Approve(), by="a person")
+    except AlreadyAnswered:
+        pass
+
+
+# --- the process
+
+
+async def live(job: Job) -> None:
+    """Does the job, until death."""
+    fate, directory = Fate(job), Path(job.directory)
+    _mutate(job.mutation)
+    _count_appends(fate)
+    store: Any = Doomed(open_store(job.url), fate)
+    world = World(directory / "effects", fate)
+    async with Executor(store=store, agents=[agent := boss(fate)], deps=world) as executor:
+        if job.mode == "recover":
+            await executor.recover()
+        else:
+            wait: Any = "suspend" if job.mode == "suspend" else "hold"
+            await executor.execute(agent, "go", run_id=job.run_id, wait=wait)
+
+        async def watch(chunk: c.Chunk) -> None:
+            if job.mode != "recover":
+                append_line(directory / "seen", chunk_to_json(chunk))
+            fate.one_more("seen")
+            if job.mode == "interrupt" and isinstance(chunk, c.ToolStart) and chunk.agent_type == "worker":
+                await (await executor.get_handle(job.run_id)).interrupt()
+
+        await finish(executor, job.run_id, watch, at_once=job.mode != "suspend")
+    append_line(directory / "counts", json.dumps(fate.counts).encode())
+
+
+def _count_appends(fate: Fate) -> None:
+    append = RunLog.append
+
+    def counted(self: RunLog, *chunks: c.Chunk) -> None:
+        append(self, *chunks)
+        fate.one_more("append")
+
+    RunLog.append = counted
+
+
+def _mutate(name: str) -> None:
+    if name == "no barrier":
+
+        async def barrier(self: Journal) -> None:
+            del self
+
+        Journal.barrier = barrier
+
+
+def _fork(job: Job) -> int:
+    process_id = os.fork()
+    if process_id:
+        return process_id
+    try:
+        anyio.run(live, job)
+    except BaseException as error:
+        sys.stderr.write(f"{job}: {error!r}\n")
+        sys.excepthook(type(error), error, error.__traceback__)
+        os._exit(1)
+    os._exit(0)
+
+
+def main() -> None:
+    """Forks a process for each job."""
+    for line in sys.stdin:
+        process_id = _fork(Job(**json.loads(line)))
+        print(process_id, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]), flush=True)
+
+
+def job_to_json(job: Job) -> str:
+    """One line for `main`."""
+    return json.dumps(asdict(job))
+
+
+if __name__ == "__main__":
+    main()
