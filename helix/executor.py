@@ -305,6 +305,15 @@ class Executor:
         self._agent_named(await self._shelf.agent_type(run_id))
         return self._handle(await self._shelf.get(run_id))
 
+    async def history(self, session_id: str) -> list[Message]:
+        """The session's conversation up to now, oldest first, whoever ran it; empty for a session that is not known.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        log = await self._shelf.newest(session_id)
+        return list(log.tree.root.messages) if log else []
+
     def session_messages(self, session_id: str) -> list[Message]:
         """The session's conversation so far, oldest first, as far as this executor has seen it; empty for a new one."""
         tree = self._shelf.seen(session_id)
@@ -462,7 +471,7 @@ def _resumes(log: RunLog, input: Any) -> bool:
     if log.tree.ended:
         return False
     log.append(*resumption(log.tree), *_steering(log.tree, input))
-    if log.tree.crashes <= MAX_CRASHES:
+    if log.tree.crashes < MAX_CRASHES:
         return True
     text = f"its owner was lost {MAX_CRASHES} times, and nothing had been done in between"
     log.append(*end_agent(log, log.tree.root, "failed", error=text, code="recovery_limit"))

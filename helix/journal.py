@@ -222,7 +222,8 @@ class Journal:
         position = 0
         while True:
             try:
-                position = await self.take_posts(take, position)
+                with anyio.CancelScope(shield=True):  # drivers close a connection whose query was cancelled
+                    position = await self.take_posts(take, position)
                 await self._store.wait(self._log.run_id, posts_after=position, timeout=_POLL_SECONDS)
             except StoreError:  # `keep` finds out whether it comes back
                 await anyio.sleep(_RETRY_SECONDS)

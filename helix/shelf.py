@@ -71,18 +71,21 @@ class Shelf:
                 chunks.append(chunk)
         return chunks
 
+    async def newest(self, session_id: str) -> RunLog | None:
+        """The session's newest run; None for a session that is not known yet."""
+        if self._store is None:
+            logs = self._memory.session(session_id)
+            return logs[-1] if logs else None
+        records = await self._store.runs(session_id=session_id, limit=1)
+        return await self.get(records[0].run_id) if records else None
+
     async def latest(self, session_id: str) -> RunTree | None:
-        """The session's newest run; None for a session that is not known yet.
+        """The session's newest run, for another one to go on from; None for a session that is not known yet.
 
         Raises:
             SessionBusy: it has not ended.
         """
-        if self._store is None:
-            logs = self._memory.session(session_id)
-            log = logs[-1] if logs else None
-        else:
-            records = await self._store.runs(session_id=session_id, limit=1)
-            log = await self.get(records[0].run_id) if records else None
+        log = await self.newest(session_id)
         if log is not None and not log.tree.ended:
             what = "live" if log.live else "parked" if log.tree.at_rest else "live or lost"
             advice = "wait for it or cancel it" if log.live else "resume it or cancel it"
