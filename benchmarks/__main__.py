@@ -9,7 +9,7 @@ import pstats
 import sys
 from collections.abc import Callable
 
-from benchmarks import core, memory, streams
+from benchmarks import adapters, core, memory, streams
 from benchmarks.server import serving
 from benchmarks.table import Table
 
@@ -21,6 +21,7 @@ CASES: dict[str, Case] = {
     "rounds": streams.rounds,
     "first": streams.first,
     "memory": memory.memory,
+    "adapters": adapters.adapters,
     "log": core.log,
     "state": core.state,
     "fold": core.folding,

@@ -105,7 +105,7 @@ def first(url: str, repeats: int) -> Table:
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
-            times[name] += asyncio.run(_walls(contender, f"{url}/1/v1", 40))
+            times[name] += asyncio.run(_walls(contender, f"{url}/2@100/v1", 40))
     wall = {name: statistics.median(values) for name, values in times.items()}
     return Table(
         "from the call to the first delta",

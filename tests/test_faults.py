@@ -22,7 +22,7 @@ import pytest
 import helix
 from helix import Agent, ModelError, ModelSettings, RunFailed, chunk_to_json, tool
 from helix.model import Emit, Model, ModelReply, ModelRequest
-from helix.models import _http
+from helix.models import _errors, _http
 from helix.testing import check_stream
 from tests.dialects import DIALECTS, ECHO, KEY, SECRET, Called, Dialect, event
 from tests.fault_server import (
@@ -152,6 +152,7 @@ FAULTS: dict[str, Fault] = {
     # statuses
     "400": Fault(status(400), REJECTED, passing=False),
     "401": Fault(status(401), REJECTED, passing=False),
+    "403": Fault(status(403), REJECTED, passing=False),
     "404": Fault(status(404), REJECTED, passing=False),
     "408": Fault(status(408), UNAVAILABLE),
     "409": Fault(status(409), UNAVAILABLE),
@@ -356,3 +357,24 @@ def test_a_fault_has_its_code_and_leaves_nothing_behind(
     for secret in (KEY, SECRET):
         assert secret not in seen.told
         assert secret not in logged.text
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wire", DIALECTS, ids=lambda wire: wire.name)
+def test_a_fault_that_stays_fails_the_run_with_its_code(wire: Dialect, backend: Backend) -> None:
+    for name in ("429", "503", "reset before the head", "reset inside an event", "an error event"):
+        fault = FAULTS[name]
+        seen = run_alone(backend, lambda fault=fault: play(wire, [fault.moves(wire)], fault.settings))
+        assert seen.errors() == [(fault.code, True), (fault.code, False)]
+        assert (seen.result.status, seen.result.error_code) == ("failed", fault.code)
+        assert KEY not in seen.told
+        assert SECRET not in seen.told
+
+
+@pytest.mark.parametrize("wire", DIALECTS, ids=lambda wire: wire.name)
+def test_the_search_for_keys_would_find_one(wire: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_errors, "scrub", lambda text, secrets: text)
+    for name in ("400", "an error event"):
+        seen = run_alone("asyncio", lambda name=name: play(wire, [FAULTS[name].moves(wire)], ModelSettings()))
+        assert KEY in seen.told
+        assert SECRET in seen.told

@@ -325,6 +325,42 @@ def test_a_reply_that_google_could_not_use_is_an_error(reason: str, code: str, r
     )
 
 
+def some_events(chance: random.Random) -> list[bytes]:
+    """Events as Gemini frames them, most alike but for words and counts; and some that are not."""
+    separators = chance.choice([(",", ":"), (", ", ": ")])
+    events: list[bytes] = []
+    for number in range(30):
+        words = chance.choice(["one", " two", 'a "quote"', "line\n", "é", "", '"totalTokenCount":7,', "\ud800"])
+        part: dict[str, Any] = {"text": words, **({"thought": True} if chance.random() < 0.1 else {})}
+        part |= {"thoughtSignature": "s"} if chance.random() < 0.05 else {}
+        candidate: dict[str, Any] = {"content": {"parts": [part] * chance.choice([1, 1, 1, 1, 2])}, "index": 0}
+        candidate |= {"finishReason": "STOP"} if chance.random() < 0.1 else {}
+        counts = {"promptTokenCount": 5, "candidatesTokenCount": number, "totalTokenCount": number + 5}
+        usage: dict[str, Any] = chance.choice([counts, counts, counts, {"trafficType": "ON_DEMAND"}])
+        told = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-3"}
+        data = json.dumps(told, separators=separators)
+        events.append(f"data: {data}\n\n".replace("\\\\ud800", "\\ud800").encode())
+    return events
+
+
+def test_an_event_that_is_recognised_counts_as_one_that_is_parsed() -> None:
+    recognised = 0
+    for seed in range(200):
+        chance = random.Random(seed)
+        fast, plain = Recorder(), Recorder()
+        learning, parsing = GoogleDecoder(fast), GoogleDecoder(plain)
+        parsing._usual._lessons = 0
+        for data in split(b"".join(some_events(chance)), chance.choice(["lines", "random", "whole"]), seed):
+            learning.feed(data)
+            parsing.feed(data)
+            recognised += bool(learning._repeats.last)
+            if chance.random() < 0.5:
+                assert learning.usage == parsing.usage
+            assert (fast, learning.finish_reason) == (plain, parsing.finish_reason)
+        assert learning.usage == parsing.usage
+    assert recognised > 500
+
+
 def test_usage_is_the_last_that_was_told_and_thoughts_are_output() -> None:
     early = {"promptTokenCount": 15, "candidatesTokenCount": 1, "totalTokenCount": 68, "thoughtsTokenCount": 52}
     last = {

@@ -108,7 +108,7 @@ class ChatDecoder(StreamDecoder):
             return
         chunk = self._parse(event)
         if chunk.get("usage") or "x_groq" in chunk:
-            self.usage = _usage_in(chunk) or self.usage
+            self._usage = _usage_in(chunk) or self._usage
         error = chunk.get("error")
         if error or event.event == "error" or chunk.get("object") == "error":
             raise self._error(error or chunk)

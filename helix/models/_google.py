@@ -1,12 +1,13 @@
 """Google's `generateContent` as data: messages to JSON bytes, an event stream's bytes to pushes; no I/O.
 
-Floor 3, below `google`, which does the network. There is no `[DONE]` and no template to learn: each event counts the
-tokens anew, and holds many of them.
+Floor 3, below `google`, which does the network. There is no `[DONE]`, and each event counts the tokens anew: of those
+that are recognised by their bytes, only the last is read for its counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final, cast
 
 from pydantic_core import from_json, to_json
@@ -19,6 +20,7 @@ from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolD
 from helix.models._errors import MAX_DETAIL, scrub
 from helix.models._sse import ServerSentEvent
 from helix.models._stream import StreamDecoder, as_count, as_object, as_objects, as_text
+from helix.models._template import TextTemplate, is_number
 
 PROVIDER: Final = "google"
 """The key of `provider_data` that this dialect reads and writes."""
@@ -152,7 +154,7 @@ class GoogleDecoder(StreamDecoder):
         finish_reason: as the provider called it, once it did.
     """
 
-    __slots__ = ("_calls", "_data", "_kind", "_length", "_note", "finish_reason")
+    __slots__ = ("_calls", "_data", "_kind", "_length", "_note", "_repeats", "finish_reason")
 
     _named: ClassVar[tuple[str, str, str]] = ("reply of Gemini", "candidates", "a finishReason")
 
@@ -165,6 +167,15 @@ class GoogleDecoder(StreamDecoder):
         self._kind = ""  # of the part that was pushed last: text, thinking, call
         self._length = 0  # of its text so far
         self._data: dict[str, Any] = {}  # what goes back with it
+        self._usual = self._repeats = _Repeats()
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider told so far."""
+        if last := self._repeats.last:
+            self._repeats.last = b""
+            self._usage = self._usage_in(as_object(from_json(last))) or self._usage
+        return self._usage
 
     def end(self) -> ModelReply:
         """The reply's ending, once the body has ended.
@@ -190,7 +201,8 @@ class GoogleDecoder(StreamDecoder):
         if event.data == b"[DONE]":  # not the provider's own, but of some that stand in for it
             return
         chunk = self._parse(event)
-        self.usage = self._usage_in(chunk) or self.usage
+        self._usage = self._usage_in(chunk) or self.usage
+        self._repeats.last = b""
         if error := chunk.get("error"):
             raise self._error(error)
         if reason := as_text(as_object(chunk.get("promptFeedback")).get("blockReason")):
@@ -198,6 +210,24 @@ class GoogleDecoder(StreamDecoder):
         for candidate in as_objects(chunk.get("candidates")):
             if not candidate.get("index"):
                 self._take_candidate(candidate)
+        self._learn(event, chunk)
+
+    def _learn(self, event: ServerSentEvent, chunk: dict[str, Any]) -> None:
+        """Remembers an event that has brought words and counts, and nothing else."""
+        candidates = as_objects(chunk.get("candidates"))
+        parts = as_objects(as_object(candidates[0].get("content")).get("parts")) if len(candidates) == 1 else []
+        if len(parts) != 1 or candidates[0].get("index") or self.finish_reason or event.event != "message":
+            return
+        text, kind = as_text(parts[0].get("text")), "thinking" if parts[0].get("thought") is True else "text"
+        if text and parts[0].keys() <= {"text", "thought"}:
+            self._usual.learn(event.data, text, _text_of, self._words_of(kind))
+
+    def _words_of(self, kind: str) -> Callable[[str], None]:
+        def push(text: str) -> None:
+            self.finish_reason, self._note = None, ""  # as an event with parts and without a reason says
+            self._push_words(kind, text, "")
+
+        return push
 
     def _take_candidate(self, candidate: dict[str, Any]) -> None:
         parts = as_objects(as_object(candidate.get("content")).get("parts"))
@@ -271,6 +301,36 @@ class GoogleDecoder(StreamDecoder):
             reasoning_tokens=thoughts,
             requests=1,
         )
+
+
+_COUNTED = ("candidatesTokenCount", "totalTokenCount", "thoughtsTokenCount")
+_COUNTS = {re.compile(rb'"%b": ?([0-9]+)[,}]' % name.encode()): is_number for name in _COUNTED}
+
+
+class _Repeats(TextTemplate):
+    """The events that repeat one, but for their words and counts.
+
+    Attributes:
+        last: the data of the last one that was recognised, for its counts.
+    """
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        super().__init__(_COUNTS)
+        self.last = b""
+
+    def take(self, data: bytes, at: int) -> int:
+        """As the base says; remembers the last of them."""
+        end = super().take(data, at)
+        if end > at:
+            before = data.rfind(b"\n\n", at, end - 2)
+            self.last = data[(at if before < 0 else before + 2) + len(b"data: ") : end - 2]
+        return end
+
+
+def _text_of(chunk: Any) -> object:
+    return chunk["candidates"][0]["content"]["parts"][0]["text"]
 
 
 _BLOCKED = "blocked: "  # begins the reason that we give for a prompt that was refused

@@ -47,12 +47,15 @@ class ReplyDecoder(Decoder, Protocol):
     """A decoder of one whole reply.
 
     Attributes:
-        usage: what the provider told so far.
         secrets: texts that no error may repeat.
     """
 
-    usage: Usage | None
     secrets: Sequence[str]
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider told so far."""
+        ...
 
     def end(self) -> ModelReply:
         """The reply's ending, once the body has ended or `done` is set. Raises ModelError if it is not complete."""
@@ -242,17 +245,20 @@ async def status_error(response: httpx2.Response) -> ModelError:
 
 
 async def _words_of(response: httpx2.Response) -> bytes:
-    """What an error says, as far as it comes soon and is not too much: the status is known without it."""
-    words = bytearray()
+    """What an error says, if all of it comes soon and is not too much: the status is known without it."""
+    words, size = list[bytes](), 0
     with anyio.move_on_after(_WORDS_SECONDS) as scope:
         try:
             async for data in response.aiter_bytes():
-                words += data[: _MAX_WORDS - len(words)]
-                if len(words) == _MAX_WORDS:
+                size += len(data)
+                if size > _MAX_WORDS:
                     scope.cancel()  # which, unlike leaving the loop, ends all of the transport's generators
+                else:
+                    words.append(data)
+            return b"".join(words)
         except Exception:
             pass
-    return bytes(words)
+    return b""
 
 
 def _from_transport_error(error: Exception, request: httpx2.Request) -> ModelError:

@@ -254,7 +254,7 @@ class ResponsesDecoder(StreamDecoder):
             self._items[index] = item
 
     def _end_response(self, kind: str, response: dict[str, Any]) -> None:
-        self.usage = self._usage_in(response) or self.usage
+        self._usage = self._usage_in(response) or self._usage
         self.status = as_text(response.get("status")) or kind
         self._reason = as_text(as_object(response.get("incomplete_details")).get("reason"))
         if kind in ("failed", "cancelled") or response.get("error"):

@@ -28,11 +28,10 @@ class StreamDecoder(ABC):
 
     Attributes:
         done: the provider has said that the reply is complete; what follows is ignored.
-        usage: what the provider told so far.
         secrets: texts that no error may repeat.
     """
 
-    __slots__ = ("_emit", "_events", "_foreign", "_sniffed", "_tail", "_usual", "done", "secrets", "usage")
+    __slots__ = ("_emit", "_events", "_foreign", "_sniffed", "_tail", "_usage", "_usual", "done", "secrets")
 
     _named: ClassVar[tuple[str, str, str]]
     """What a reply is called, the field that tells a whole one, and the sign that ends a stream."""
@@ -40,7 +39,7 @@ class StreamDecoder(ABC):
     def __init__(self, emit: Emit) -> None:
         """Pushes into `emit`."""
         self.done = False
-        self.usage: Usage | None = None
+        self._usage: Usage | None = None
         self.secrets: Sequence[str] = ()
         self._emit = emit
         self._events = EventStreamDecoder()
@@ -48,6 +47,11 @@ class StreamDecoder(ABC):
         self._tail = b""
         self._sniffed = False
         self._foreign: bytearray | None = None  # a body that is no event stream
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider told so far."""
+        return self._usage
 
     @abstractmethod
     def _take(self, event: ServerSentEvent) -> None:
@@ -159,7 +163,7 @@ class StreamDecoder(ABC):
         except ValueError:
             return self.dropped(text)
         fields = (as_objects(parsed) or [as_object(parsed)])[0]
-        self.usage = self._usage_in(fields)
+        self._usage = self._usage_in(fields)
         if fields.get("error") or fields.get("object") == "error":
             return self._error(fields.get("error") or fields)
         name, field, _ = self._named

@@ -2,14 +2,14 @@
 
 Providers send a whole envelope with each token: 300 bytes around five. Once one such event has been parsed, the next is
 recognised by its bytes and only its text is read. What is recognised would have parsed to the same event but for that
-text, OpenAI's random padding and the event's number; whatever is not, is parsed.
+text, OpenAI's random padding, and the event's number or counts; whatever is not, is parsed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 from pydantic_core import from_json, to_json
 
@@ -19,10 +19,12 @@ _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 _MAX_WORD, _MAX_WORDS = 32, 8192
 WORDS: dict[bytes, str] = {}
 """Tokens that `word` has read, by their bytes: they come again and again, and a log need not keep each twice."""
+Kinds: TypeAlias = Mapping[re.Pattern[bytes], Callable[[bytes], bool]]
+"""Where events differ without effect, a group each, and whether something may stand there."""
 _LESSONS = 8  # a stream whose envelopes differ each time is not worth more
 
 
-def _is_number(data: bytes) -> bool:
+def is_number(data: bytes) -> bool:
     """Whether every parser would read a whole number of JSON; a bare 0 is left to them."""
     return data.isdigit() and data[0] != 48 and len(data) < 19
 
@@ -45,9 +47,11 @@ class TextTemplate:
     too: it is the neck.
     """
 
-    __slots__ = ("_head", "_holes", "_lessons", "_middle", "_neck", "_neck_end", "_push")
+    __slots__ = ("_head", "_holes", "_kinds", "_lessons", "_middle", "_neck", "_neck_end", "_push")
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Kinds | None = None) -> None:
+        """`kinds` are the holes that there may be behind the text: by default OpenAI's."""
+        self._kinds = {_FILLER: bytes.isalnum, _NUMBER: is_number} if kinds is None else kinds
         self._push: Callable[[str], None]
         self._head = b"\0"  # begins no event
         self._neck = self._neck_end = b""
@@ -109,10 +113,10 @@ class TextTemplate:
         if not _holds(head + _MARK.encode() + middle, read):
             return
         line = b"" if name == "message" else b"event: %b\n" % name.encode()
-        self._head, necks = _split(line + b"data: " + head, {_NUMBER: _is_number})
+        self._head, necks = _split(line + b"data: " + head, {_NUMBER: is_number})
         self._neck = necks[0].rest if necks else b""
         self._neck_end = self._neck[:1]
-        self._middle, self._holes = _split(middle + b"\n\n", {_FILLER: bytes.isalnum, _NUMBER: _is_number})
+        self._middle, self._holes = _split(middle + b"\n\n", self._kinds)
         self._push = push
 
 
@@ -133,7 +137,7 @@ def word(raw: bytes) -> str:
     return text
 
 
-def _split(data: bytes, kinds: dict[re.Pattern[bytes], Callable[[bytes], bool]]) -> tuple[bytes, list[_Hole]]:
+def _split(data: bytes, kinds: Kinds) -> tuple[bytes, list[_Hole]]:
     """What stands before the first hole, and the holes; each kind makes one at most.
 
     A match begins at a string's opening quote and ends behind its value: what fits its hole leaves the JSON around it
