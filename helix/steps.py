@@ -29,6 +29,8 @@ from helix.tools import Tool
 DEFAULT_RETRIES = 2
 DEFAULT_RETRY_DELAY = 0.5
 MAX_RETRY_DELAY = 8.0
+MAX_RETRY_AFTER = 3600.0
+"""Seconds; a server that asks for more is asked after that all the same."""
 
 
 async def call_model(live: LiveAgent, step: int, attempt: int, instructions: str, reserve: Usage | None) -> float:
@@ -87,7 +89,7 @@ def _abandon(live: LiveAgent, step: int, attempt: int, error: ModelError) -> flo
     if not again:
         return 0
     if error.retry_after is not None:
-        return error.retry_after
+        return min(error.retry_after, MAX_RETRY_AFTER)
     first = DEFAULT_RETRY_DELAY if settings.retry_delay is None else settings.retry_delay
     return min(first * 2 ** (attempt - 1), MAX_RETRY_DELAY) * random.uniform(0.5, 1)
 
