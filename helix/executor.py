@@ -482,6 +482,8 @@ async def _run_root(live: LiveAgent) -> None:
     """The root's task: the border. It returns, it does not raise; only its own cancellation goes through it."""
     log = live.run.log
     try:
+        if log.kept is not None:  # else a run that kills each owner at once would do so for ever: nobody could count it
+            await log.kept.barrier()
         if not await run_agent(live):
             end_cancelled_branches(live.run)
             if not log.tree.ended:

@@ -75,27 +75,34 @@ class Journal:
         Raises:
             RunBusy, RunEnded, UnknownRun, StoreError: see `Store.claim`.
         """
+        while self._is_owner and not self._log.live:  # what it wrote last is on its way
+            await self._log.news()
         self._own(await self._store.claim(self._log.run_id, owner=self._owner, lease=self._lease))
-        await self.load()
+        self._log.reload(*await self._kept())
 
     def _own(self, claim: Claim) -> None:
         self._epoch, self._written, self.lost = claim.epoch, claim.last_sequence, None
         self._is_owner = self._log.here = True
 
     async def load(self) -> None:
-        """The log as the store has it, without deltas.
+        """The log as the store has it, without deltas; unless this process is ahead of what was read.
 
         Raises:
             UnknownRun, StoreError: see `Store.read`.
         """
+        chunks, base = await self._kept()
+        if not self._is_owner and base >= self._log.shown:
+            self._log.reload(chunks, base)
+            self._log.here = False
+
+    async def _kept(self) -> tuple[list[Chunk], int]:
         chunks: list[Chunk] = []
         offset = 0
         while page := await self._store.read(self._log.run_id, offset, limit=_PAGE, deltas=False):
             chunks += map(_chunk, page)
             offset = page[-1][0]
         record = await self._store.get(self._log.run_id)
-        self._log.reload(chunks, max(record.last_sequence, offset))
-        self._log.here = self._is_owner
+        return chunks, max(record.last_sequence, offset)
 
     async def load_if_possible(self) -> None:
         """`load`, unless the store is gone too; then the log stays as it is."""

@@ -6,6 +6,7 @@ and then, once it has died, how: `0`, or minus the signal. Forking is what makes
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -22,15 +23,15 @@ from anyio.lowlevel import checkpoint
 
 from helix import Agent, Approve, Executor, RunHandle, ToolContext, chunk_to_json, tool
 from helix import chunks as c
-from helix.errors import AlreadyAnswered
+from helix.errors import AlreadyAnswered, StaleWriter
 from helix.journal import Journal
 from helix.log import RunLog
 from helix.model import Emit, ModelReply, ModelRequest
-from helix.store import Store
+from helix.store import Store, Write
 from helix.stores import open_store
 from helix.testing import Call, FunctionModel, Turn
 
-Kind = Literal["", "store", "append", "seen", "point"]
+Kind = Literal["", "store", "append", "seen", "point", "stop"]
 Watch = Callable[[c.Chunk], Awaitable[None]]
 
 
@@ -42,22 +43,25 @@ class Job:
         url: the store.
         run_id: the run.
         directory: where its side effects are (`effects`), and what its reader has seen (`seen`).
-        mode: `hold` and `suspend`: how it waits for approval; `interrupt`: it is interrupted, and resumed; `recover`: it
-            goes on with what another one has left.
+        mode: `hold` and `suspend`: how it waits for approval; `interrupt`: it is interrupted, and resumed; `recover`:
+            it goes on with what another one has left; `wait`: it approves nothing; `branches`: another run, of `chief`.
         kind: what it dies by: the n-th operation on the store, the n-th append to the log (kept or not), the n-th chunk
-            that its reader sees, or a named point of the model or a tool.
+            that its reader sees, or a named point of the model or a tool. `stop`: it stops in mid-stream, with some of
+            it kept, and once more when it has tried to write on.
         at: n, or the point's name.
         when: of an operation on the store.
+        lease: seconds that the owner's lease is fresh; with 0 others may take over at once.
         mutation: what is broken in it on purpose.
     """
 
     url: str
     run_id: str
     directory: str
-    mode: Literal["hold", "suspend", "interrupt", "recover"] = "hold"
+    mode: Literal["hold", "suspend", "interrupt", "recover", "wait", "branches"] = "hold"
     kind: Kind = ""
     at: int | str = 0
     when: Literal["before", "during", "after"] = "before"
+    lease: float = 0.0
     mutation: str = ""
 
     def __str__(self) -> str:
@@ -75,6 +79,10 @@ class Fate:
 
     job: Job
     counts: dict[str, int] = field(default_factory=dict[str, int])
+    kept: anyio.Event = field(default_factory=anyio.Event)
+    """Something was appended in the store, since the last `amid`."""
+    amid: bool = False
+    """The model is in mid-stream, and some of it is kept."""
 
     def next(self, kind: Kind) -> bool:
         """Counts one more of that kind; whether it is the last one."""
@@ -93,7 +101,7 @@ class Fate:
 
 
 class Doomed:
-    """A store that counts what is done to it, and under which every lease has run out: others may take over at once."""
+    """A store that counts what is done to it, where leases are as the job says, and under which one dies or stops."""
 
     def __init__(self, inner: Store, fate: Fate) -> None:
         self._inner = inner
@@ -101,19 +109,34 @@ class Doomed:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
-        return partial(self._counted, method) if name in ("create", "claim", "append", "take", "post") else method
+        return partial(self._counted, method) if name in ("create", "claim", "take", "post") else method
+
+    async def append(self, write: Write) -> None:
+        """As `Store.append`."""
+        stops = self._fate.amid
+        if stops:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            await self._counted(self._inner.append, replace(write, lease=self._fate.job.lease))
+        except StaleWriter as stale:
+            if self._fate.job.mutation == "no fence":
+                record = await self._inner.get(write.run_id)
+                await self._inner.append(Write(write.run_id, stale.epoch, record.last_sequence, write.chunks))
+            raise
+        finally:
+            self._fate.kept.set()
+            if stops:
+                os.kill(os.getpid(), signal.SIGSTOP)
 
     async def _counted(self, method: Callable[..., Awaitable[Any]], *given: Any, **options: Any) -> Any:
         if "lease" in options:
-            options["lease"] = 0.0
-        given = tuple(replace(item, lease=0.0) if hasattr(item, "lease") else item for item in given)
+            options["lease"] = self._fate.job.lease
         when = self._fate.job.when if self._fate.next("store") else ""
         if when == "before":
             die()
-        async with anyio.create_task_group() as tasks:
-            if when == "during":
-                tasks.start_soon(_die_soon)
-            found = await method(*given, **options)
+        if when == "during":
+            asyncio.get_running_loop().create_task(_die_soon())
+        found = await method(*given, **options)
         if when == "after":
             die()
         return found
@@ -158,8 +181,10 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def kind(agent_id: str) -> str:
-    """The last part of an agent's id, without its number; the root's is `boss`."""
-    return agent_id.rpartition(".")[2].partition("-")[0] if "." in agent_id else "boss"
+    """The last part of an agent's id, without its number; the root's is `boss`, or `chief` if its id begins so."""
+    if "." in agent_id:
+        return agent_id.rpartition(".")[2].partition("-")[0]
+    return "chief" if agent_id.startswith("chief") else "boss"
 
 
 @tool(replay="safe")
@@ -201,6 +226,16 @@ TURNS: dict[tuple[str, int], Turn] = {
         thinking=["Hm, ", "deep."], calls=[Call("note", id="w1", text="y"), Call("look", id="w2", place="b")]
     ),
     ("worker", 2): Turn(text=["Worker ", "done."]),
+    ("chief", 1): Turn(calls=[Call(name, id=f"c-{name}", input="go") for name in ("left", "right", "middle")]),
+    ("chief", 2): Turn(text=["All ", "done."]),
+    ("left", 1): Turn(calls=[Call("note", id="n1", text="left")]),
+    ("left", 2): Turn(text="Left done."),
+    ("right", 1): Turn(calls=[Call("note", id="n2", text="right"), Call("look", id="n3", place="there")]),
+    ("right", 2): Turn(text="Right done."),
+    ("middle", 1): Turn(calls=[Call("till", id="m1", input="go")]),
+    ("middle", 2): Turn(text="Middle done."),
+    ("till", 1): Turn(calls=[Call("pay", id="p1", amount=1)]),
+    ("till", 2): Turn(text="Till done."),
 }
 
 
@@ -217,15 +252,27 @@ class Mortal:
         """Plays the turn of that step."""
         where = f"step {request.step} of {kind(request.agent_id)}"
         self._fate.point(f"before {where}")
+        if self._fate.job.kind == "stop" and where == "step 1 of boss":
+            await self._half(emit)
         reply = await self._inner.respond(request, emit)
         self._fate.point(f"behind {where}")
         return reply
+
+    async def _half(self, emit: Emit) -> None:
+        """Some of the words are kept; some are on their way when the process stops, and stops again."""
+        self._fate.kept = anyio.Event()
+        emit.text("Half ")
+        await self._fate.kept.wait()
+        self._fate.amid, self._fate.kept = True, anyio.Event()
+        emit.text("a ")
+        await self._fate.kept.wait()
+        self._fate.amid = False
 
 
 POINTS = [
     *(f"{side} {name} of boss" for name in ("look", "note", "pay") for side in ("in", "behind")),
     *(f"{side} {name} of worker" for name in ("look", "note") for side in ("in", "behind")),
-    *(f"{side} step {step} of {agent}" for agent, step in TURNS for side in ("before", "behind")),
+    *(f"{side} step {step} of {agent}" for agent, step in list(TURNS)[:9] for side in ("before", "behind")),
 ]
 """All named points."""
 
@@ -236,6 +283,13 @@ def boss(fate: Fate) -> Agent[Any, Any, Any]:
     lead = Agent("lead", sub_agents=[worker])
     team = Agent("team", sub_agents=[lead])
     return Agent("boss", model=Mortal(fate), tools=[look, note, pay], sub_agents=[team])
+
+
+def chief(fate: Fate) -> Agent[Any, Any, Any]:
+    """The root of three branches, of which one has to ask, two levels down."""
+    middle = Agent("middle", sub_agents=[Agent("till", tools=[pay])])
+    sides = [Agent("left", tools=[note]), Agent("right", tools=[note, look])]
+    return Agent("chief", model=Mortal(fate), sub_agents=[*sides, middle])
 
 
 async def finish(executor: Executor, run_id: str, watch: Watch, *, at_once: bool = True) -> RunHandle[Any, Any]:
@@ -272,22 +326,35 @@ async def live(job: Job) -> None:
     _count_appends(fate)
     store: Any = Doomed(open_store(job.url), fate)
     world = World(directory / "effects", fate)
-    async with Executor(store=store, agents=[agent := boss(fate)], deps=world) as executor:
+    agent = chief(fate) if job.mode == "branches" else boss(fate)
+    async with Executor(store=store, agents=[agent], deps=world) as executor:
         if job.mode == "recover":
             await executor.recover()
         else:
             wait: Any = "suspend" if job.mode == "suspend" else "hold"
             await executor.execute(agent, "go", run_id=job.run_id, wait=wait)
-
-        async def watch(chunk: c.Chunk) -> None:
-            if job.mode != "recover":
-                append_line(directory / "seen", chunk_to_json(chunk))
-            fate.one_more("seen")
-            if job.mode == "interrupt" and isinstance(chunk, c.ToolStart) and chunk.agent_type == "worker":
-                await (await executor.get_handle(job.run_id)).interrupt()
-
-        await finish(executor, job.run_id, watch, at_once=job.mode != "suspend")
+        if job.mode == "wait":
+            await (await executor.get_handle(job.run_id)).result()
+        else:
+            at_once = job.mode not in ("suspend", "branches")
+            await finish(executor, job.run_id, partial(_watch, job, fate, executor), at_once=at_once)
     append_line(directory / "counts", json.dumps(fate.counts).encode())
+
+
+async def _watch(job: Job, fate: Fate, executor: Executor, chunk: c.Chunk) -> None:
+    if job.mode != "recover":
+        append_line(Path(job.directory) / "seen", chunk_to_json(chunk))
+    fate.one_more("seen")
+    handle = await executor.get_handle(job.run_id)
+    if job.mode == "interrupt" and isinstance(chunk, c.ToolStart) and chunk.agent_type == "worker":
+        await handle.interrupt()
+    asked_or_done = isinstance(chunk, c.ApprovalRequest) or (
+        isinstance(chunk, c.RunEnd) and chunk.agent_type in ("left", "right")
+    )
+    if job.mode == "branches" and asked_or_done:
+        fate.counts["branches"] = fate.counts.get("branches", 0) + 1
+        if fate.counts["branches"] == 3:
+            die()
 
 
 def _count_appends(fate: Fate) -> None:
@@ -323,11 +390,13 @@ def _fork(job: Job) -> int:
 
 
 def main() -> None:
-    """Forks a process for each job."""
+    """Forks a process for each job; says its id, then each time that it stops, then how it has ended."""
     for line in sys.stdin:
         process_id = _fork(Job(**json.loads(line)))
         print(process_id, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]), flush=True)
+        while os.WIFSTOPPED(status := os.waitpid(process_id, os.WUNTRACED)[1]):
+            print("stopped", flush=True)
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def job_to_json(job: Job) -> str:

@@ -124,7 +124,7 @@ def test_without_a_terminal_nobody_is_asked(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (
         0,
-        "denied: there is nobody to ask: helix run asks at a terminal, with --plain\n",
+        "denied: there is nobody to ask: helix run asks at a terminal\n",
     )
 
 

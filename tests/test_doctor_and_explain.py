@@ -146,6 +146,48 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
     assert found["openai"]["value"].endswith("cannot be reached (no answer in 0.2 s)")
 
 
+def test_each_provider_with_a_key_or_an_address_is_asked(server: tuple[str, list[str]]) -> None:
+    where, seen = server
+    keys = {"ANTHROPIC_API_KEY": KEY, "GOOGLE_API_KEY": KEY}
+    code, found = findings(
+        ANTHROPIC_BASE_URL=f"http://{where}/a", GOOGLE_GEMINI_BASE_URL=f"http://{where}/g", GEMINI_API_KEY="", **keys
+    )
+    assert code == 0
+    assert [found[name]["value"].split()[0] for name in ("anthropic", "google")] == [
+        f"http://{where}/a",
+        f"http://{where}/g",
+    ]
+    assert sorted(line.split()[0] for line in seen) == ["/a", "/g"]
+    assert KEY not in "".join(seen)
+    assert (found["GOOGLE_API_KEY"]["value"], found["GEMINI_API_KEY"]["value"]) == ("set", "not set")
+
+
+def test_the_store_of_the_environment_is_opened_and_none_is_made(tmp_path: Path) -> None:
+    assert findings()[1]["store"]["value"] == "HELIX_STORE is not set, so none is tried"
+    url = f"sqlite:///{tmp_path}/runs.db"
+    code, found = findings(HELIX_STORE=url)
+    assert (code, found["store"]["status"]) == (0, "absent")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mod.py").write_text(
+        "from helix import Agent\nfrom helix.testing import ScriptedModel\na = Agent('a', model=ScriptedModel(['b']))"
+    )
+    assert run("run", f"{tmp_path}/mod.py:a", "x", HELIX_STORE=url).returncode == 0
+    code, found = findings(HELIX_STORE=url)
+    assert (code, found["store"]["status"]) == (0, "ok")
+
+
+@pytest.mark.parametrize(
+    "url", [f"redis://:{KEY}@127.0.0.1:1/0", f"nope://{KEY}", KEY, f"postgresql://u:{KEY}@127.0.0.1:1/x"]
+)
+def test_a_store_that_cannot_be_opened_is_told_without_its_secrets(url: str) -> None:
+    for arguments in (["doctor"], ["doctor", "--json"]):
+        done = run(*arguments, HELIX_STORE=url)
+        assert done.returncode == 1
+        assert KEY not in done.stdout + done.stderr
+        assert KEY[3:9] not in done.stdout + done.stderr
+    assert findings(HELIX_STORE=url)[1]["store"]["status"] == "broken"
+
+
 @pytest.mark.parametrize(
     ("version", "wanted", "fits"),
     [

@@ -85,6 +85,13 @@ EXPECTED: dict[str, list[str]] = {
         "All set. ['tea for 9', 'Oslo', 'Bought.']",
         "['denied: no money']",
     ],
+    "14_surviving": [
+        "first: suspended after 17 chunks",
+        "second: dig {'place': 'garden'} waits",
+        "second: a hole in the garden",
+        "second: That was message 1.",
+        "later: That was message 2.",
+    ],
 }
 """Lines that each example prints, in this order; others may stand between them."""
 

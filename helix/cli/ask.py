@@ -1,16 +1,19 @@
 """Asking the person at the terminal what a run wants to know: approvals, and the results of tools that run on a client.
 
-Floor 7: given to a run as its `on_approval`. One question at a time, in the order in which they come.
+Floor 7: given to a run as its `on_approval`. One question at a time, in the order in which they come; the live tree is
+taken away meanwhile.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias, cast
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import checkpoint
 from pydantic_core import from_json, to_json
 
 from helix.chunks import ApprovalRequest
@@ -18,7 +21,9 @@ from helix.cli.console import Console, printable
 from helix.commands import Answer, Approve, ClientResult, Deny
 from helix.live import OnApproval
 
-NOBODY = "there is nobody to ask: helix run asks at a terminal, with --plain"
+Ready: TypeAlias = Callable[[], Awaitable[object]]
+Paused: TypeAlias = Callable[[], AbstractContextManager[object]]
+NOBODY = "there is nobody to ask: helix run asks at a terminal"
 
 
 async def deny_all(request: ApprovalRequest) -> Deny:
@@ -26,10 +31,10 @@ async def deny_all(request: ApprovalRequest) -> Deny:
     return Deny(NOBODY)
 
 
-def asker(err: Console, *, is_view: bool) -> OnApproval:
-    """Who answers for a run at this terminal: the person, if one can be asked in plain lines; else all is denied."""
-    can_ask = sys.stdin is not None and sys.stdin.isatty() and err.is_terminal and not is_view
-    return Asker(err, typed_line) if can_ask else deny_all
+def asker(err: Console, paused: Paused = nullcontext) -> OnApproval:
+    """Who answers for a run at this terminal: the person, if one can be asked; else all is denied."""
+    can_ask = sys.stdin is not None and sys.stdin.isatty() and err.is_terminal
+    return Asker(err, typed_line, until_typed, paused) if can_ask else deny_all
 
 
 class Asker:
@@ -37,17 +42,28 @@ class Asker:
 
     Args:
         err: where the question goes.
-        read: gives one line that was typed, without its end; raises `EOFError` when there are none any more.
+        read: gives one line that was typed, without its end; raises `EOFError` when there are none any more. It is
+            called in a thread.
+        ready: returns when `read` will not block: somebody else may answer while the person thinks.
+        paused: nothing else is drawn on the terminal in it.
     """
 
-    def __init__(self, err: Console, read: Callable[[], str]) -> None:
+    def __init__(
+        self, err: Console, read: Callable[[], str], ready: Ready = checkpoint, paused: Paused = nullcontext
+    ) -> None:
         self._err = err
         self._read = read
+        self._ready = ready
+        self._paused = paused
         self._turn = anyio.Lock()
 
     async def __call__(self, request: ApprovalRequest) -> Answer:
         """One request's answer. Nothing more to read is a denial."""
         async with self._turn:
+            return await self._asked(request)
+
+    async def _asked(self, request: ApprovalRequest) -> Answer:
+        with self._paused():
             self._err.line(_question(request))
             try:
                 return await (self._approval(request) if request.kind == "approval" else self._result())
@@ -89,6 +105,7 @@ class Asker:
 
     async def _line(self, prompt: str) -> str:
         self._err.text(prompt)
+        await self._ready()
         return (await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)).strip()
 
 
@@ -105,3 +122,9 @@ def typed_line() -> str:
     if not line:
         raise EOFError
     return line.rstrip("\n")
+
+
+async def until_typed() -> None:
+    """Returns when a line was typed at the terminal; no thread is left behind when it is cancelled."""
+    if sys.platform != "win32":  # where only sockets can be waited for
+        await anyio.wait_readable(sys.stdin)

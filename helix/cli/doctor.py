@@ -27,6 +27,9 @@ from pydantic_core import to_json
 
 from helix import __version__
 from helix.cli.console import Console
+from helix.cli.loops import run_async
+from helix.cli.stored import VARIABLE, is_missing_file, store_of
+from helix.errors import HelixError
 from helix.outline import plain
 
 DISTRIBUTION = "helix-agents"
@@ -41,11 +44,32 @@ EXTRAS = {
 if sys.platform == "win32":
     EXTRAS["fast"] = ("aiohttp",)
 
-KEYS = ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN")
-SETTINGS = ("OPENAI_BASE_URL", "AZURE_OPENAI_ENDPOINT", "OPENAI_API_VERSION")
+KEYS = (
+    "OPENAI_API_KEY",
+    "AZURE_OPENAI_API_KEY",
+    "AZURE_OPENAI_AD_TOKEN",
+    "ANTHROPIC_API_KEY",
+    "GEMINI_API_KEY",
+    "GOOGLE_API_KEY",
+)
+SETTINGS = (
+    "OPENAI_BASE_URL",
+    "AZURE_OPENAI_ENDPOINT",
+    "OPENAI_API_VERSION",
+    "ANTHROPIC_BASE_URL",
+    "GOOGLE_GEMINI_BASE_URL",
+    VARIABLE,
+)
 PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
 
-_OPENAI = "https://api.openai.com/v1"
+_GOOGLE = "https://generativelanguage.googleapis.com"
+_SERVERS = (
+    ("openai", ("OPENAI_API_KEY",), "OPENAI_BASE_URL", "https://api.openai.com/v1"),
+    ("azure", (), "AZURE_OPENAI_ENDPOINT", ""),
+    ("anthropic", ("ANTHROPIC_API_KEY",), "ANTHROPIC_BASE_URL", "https://api.anthropic.com"),
+    ("google", ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "GOOGLE_GEMINI_BASE_URL", _GOOGLE),
+)
+"""Each with its keys, the variable with its address, and the address if there is none."""
 _MARKS = {"ok": "✓", "absent": "·", "broken": "✗", "fact": " "}
 
 
@@ -71,8 +95,8 @@ def add_to(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "doctor",
         help="see whether everything that helix needs is there",
-        description="Look at versions, extras, the environment (names only, never values), the servers of models and "
-        "the terminal. Exit codes: 0 all is well, 1 something that is needed is broken.",
+        description="Look at versions, extras, the environment (names only, never values), the servers of models, "
+        "the store and the terminal. Exit codes: 0 all is well, 1 something that is needed is broken.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="how long a server may take (3)")
@@ -81,7 +105,8 @@ def add_to(commands: Any) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """Runs the command and gives its exit code."""
-    findings = [*_versions(), *_extras(), *_environment(), *_servers(options.timeout), *_terminal()]
+    servers, store = _servers(options.timeout), _store(options.timeout)
+    findings = [*_versions(), *_extras(), *_environment(), *servers, *store, *_terminal()]
     broken = sum(finding.status == "broken" for finding in findings)
     out = Console(sys.stdout)
     if options.json:
@@ -185,11 +210,11 @@ def _given(name: str) -> str:
 
 def _servers(timeout: float) -> list[Finding]:
     """Tries the servers for which there is a key or an address, all at once."""
-    wanted: dict[str, str] = {}
-    if _given("OPENAI_API_KEY") or _given("OPENAI_BASE_URL"):
-        wanted["openai"] = _given("OPENAI_BASE_URL") or _OPENAI
-    if _given("AZURE_OPENAI_ENDPOINT"):
-        wanted["azure"] = _given("AZURE_OPENAI_ENDPOINT")
+    wanted = {
+        name: _given(variable) or default
+        for name, keys, variable, default in _SERVERS
+        if _given(variable) or any(map(_given, keys))
+    }
     if not wanted:
         return [Finding("servers", "none", "absent", "neither a key nor an address is set, so none is tried")]
     answers: queue.Queue[Finding] = queue.Queue()
@@ -248,6 +273,42 @@ def shown_url(url: str) -> str | None:
         return None
     path = "/".join("…" if len(part) > 20 else part for part in parts.path.split("/"))
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{path}"
+
+
+# --- the store
+
+
+def _store(timeout: float) -> Iterator[Finding]:
+    """Opens the store of the environment as a run would; a file that is not there yet is not made."""
+    url = _given(VARIABLE)
+    if not url:
+        yield Finding("store", "store", "absent", f"{VARIABLE} is not set, so none is tried")
+    elif is_missing_file(url):
+        yield Finding("store", "store", "absent", "its file is not there yet; the first run makes it")
+    else:
+        answers: queue.Queue[Finding] = queue.Queue()
+        threading.Thread(target=lambda: answers.put(_open(url)), daemon=True).start()
+        try:
+            yield answers.get(timeout=timeout)
+        except queue.Empty:
+            why = f"it cannot be reached (no answer in {timeout:g} s)"
+            yield Finding("store", "store", "broken", why, "look at the address and the network")
+
+
+def _open(url: str) -> Finding:
+    begun = time.monotonic()
+    try:
+        run_async(_look, url)
+    except HelixError as error:  # its text has no password in it
+        return Finding("store", "store", "broken", " ".join(str(error).split()))
+    except Exception as error:  # its text may quote the address
+        return Finding("store", "store", "broken", f"it cannot be opened ({type(error).__name__})")
+    return Finding("store", "store", "ok", f"can be read, in {round((time.monotonic() - begun) * 1000)} ms")
+
+
+async def _look(url: str) -> None:
+    async with store_of(url) as store:
+        await store.runs(limit=1)
 
 
 # --- the terminal

@@ -131,7 +131,11 @@ CODES: dict[str, Explanation] = {
         _NOT_HERE + " This one joins them and lists the places in `state_patch.conflicts`.",
         "Let each writer have a place of its own.",
     ),
-    "recovery_limit": Explanation("a run was taken up again too often", _NOT_HERE, "Find out what stops it."),
+    "recovery_limit": Explanation(
+        "a run was taken up again too often",
+        "Its process died five times, and no model call and no tool had ended in between. It may be what kills it.",
+        "Look at what it does first when it goes on (`helix show RUN`), and at why the process ended.",
+    ),
     "cancelled": Explanation(
         "the call's branch was cancelled, or its agent ended before it was answered",
         "handle.cancel(), the end of a run or of a limit's time, or Ctrl-C.",

@@ -1,4 +1,4 @@
-"""`helix replay FILE`: a saved log through the view in which it was seen live.
+"""`helix replay FILE`: a saved log, or a run of a store, through the view in which it was seen live.
 
 Floor 7: above `fold`. The log's own clock goes, at a speed or by steps; nothing runs.
 """
@@ -21,6 +21,8 @@ from pydantic_core import to_json
 from helix import chunks as c
 from helix.cli.console import Console
 from helix.cli.logs import MalformedLog, log_name, read_log
+from helix.cli.loops import run_async
+from helix.cli.stored import add_store, find_run, given_url, opened, read_chunks
 from helix.cli.watch import (
     FRAME,
     HINT,
@@ -54,15 +56,16 @@ def add_to(commands: Any) -> None:
     """Adds the command to the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "replay",
-        help="watch a saved log again",
-        description="Show a log (JSON Lines, as `helix run --save` writes it) as it was seen live: progress on "
-        "standard error, the answer on standard output. Silences are cut to two seconds. Exit codes: 0 shown, "
-        "2 it cannot be read, 130 interrupted.",
+        help="watch a saved log, or a run of a store, again",
+        description="Show a log (JSON Lines, as `helix run --save` writes it, or a run of a store) as it was seen "
+        "live: progress on standard error, the answer on standard output. Silences are cut to two seconds. "
+        "Exit codes: 0 shown, 2 it cannot be read, 130 interrupted.",
     )
-    parser.add_argument("file", help="the log; - for standard input")
+    parser.add_argument("file", help="the log; - for standard input; of a store, the run's id")
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--speed", type=_speed, metavar="N", help="N times as fast; in plain lines there is no wait else")
     pace.add_argument("--step", action="store_true", help="wait for a key after each step and each tool event; q ends")
+    add_store(parser)
     add_options(parser)
     parser.set_defaults(command=replay)
 
@@ -78,7 +81,7 @@ def replay(options: argparse.Namespace) -> int:
     """Runs the command and gives its exit code."""
     out, err = Console(sys.stdout), Console(sys.stderr)
     shown = asked(options)
-    chunks = _readable(options.file)
+    chunks = _readable(*_log(options))
     watcher = shown.watcher(out, err)
     if not watcher.is_view and can_draw(err) and not shown.plain and not has_rich():
         err.line(f"helix: {HINT}")
@@ -100,20 +103,36 @@ def replay(options: argparse.Namespace) -> int:
     return 0
 
 
-def _readable(path: str) -> list[c.Chunk]:
+def _log(options: argparse.Namespace) -> tuple[str, list[c.Chunk]]:
+    """What it is called, and its chunks: of a store if one is given, or the environment names one and no file is there.
+
+    Raises:
+        UsageError, MalformedLog, UnknownRun, StoreError: it cannot be read.
+    """
+    is_file = options.file == "-" or os.path.exists(options.file)
+    if options.store or (given_url(options) and not is_file):
+        return f"run {options.file}", run_async(_from_store, options)
+    return log_name(options.file), read_log(options.file)
+
+
+async def _from_store(options: argparse.Namespace) -> list[c.Chunk]:
+    async with opened(options) as store:
+        return await read_chunks(store, (await find_run(store, options.file)).run_id)
+
+
+def _readable(name: str, chunks: list[c.Chunk]) -> list[c.Chunk]:
     """The log, if it can be folded."""
-    chunks = read_log(path)
     if not chunks:
-        raise MalformedLog(f"{log_name(path)}: the log is empty")
+        raise MalformedLog(f"{name}: the log is empty")
     tree = RunTree()
     for chunk in chunks:
         try:
             tree.apply(chunk)
         except HelixError as error:
             why = f"{error}; `helix check` says more"
-            raise MalformedLog(f"{log_name(path)}, chunk {chunk.sequence}: {why}") from None
+            raise MalformedLog(f"{name}, chunk {chunk.sequence}: {why}") from None
     if not tree.agents:
-        raise MalformedLog(f"{log_name(path)}: no agent has started in this log")
+        raise MalformedLog(f"{name}: no agent has started in this log")
     return chunks
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 from pydantic_core import to_json
 
@@ -20,6 +20,7 @@ from helix.cli.ask import asker
 from helix.cli.console import Console
 from helix.cli.load import load_agent
 from helix.cli.loops import run_async
+from helix.cli.stored import add_store, find_run, given_url, store_of
 from helix.cli.watch import (
     INTERRUPTED,
     Asked,
@@ -32,7 +33,12 @@ from helix.cli.watch import (
 )
 from helix.errors import UsageError
 from helix.executor import Executor
+from helix.handle import RunHandle
+from helix.live import WaitMode
 from helix.results import RunResult
+from helix.store import Store
+
+SUSPENDED = 3
 
 
 def add_to(commands: Any) -> None:
@@ -41,14 +47,17 @@ def add_to(commands: Any) -> None:
         "run",
         help="run an agent",
         description="Run an agent: the answer on standard output, progress and tokens on standard error. "
-        "Exit codes: 0 completed, 1 failed, 2 wrong usage or definition, 130 interrupted.",
+        "Exit codes: 0 completed, 1 failed, 2 wrong usage or definition, 3 suspended, 130 interrupted.",
     )
     parser.add_argument("agent", help="module:agent, or path/to/file.py:agent")
-    parser.add_argument("prompt", nargs="?", default="-", help="what to ask; read from standard input if absent or -")
+    parser.add_argument("prompt", nargs="?", help="what to ask; read from standard input if absent or -")
     parser.add_argument("-m", "--model", help="the model of every agent, such as openai:gpt-5-mini")
     parser.add_argument("--json", action="store_true", help="print every chunk as one line of JSON instead")
     parser.add_argument("--save", metavar="FILE", help="write every chunk to FILE, as JSON Lines, as it comes")
     parser.add_argument("--force", action="store_true", help="let --save write over a file")
+    add_store(parser)
+    parser.add_argument("--resume", metavar="RUN", help="go on with a parked or lost run of the store")
+    parser.add_argument("--wait", choices=get_args(WaitMode), default="hold", help="suspend: park it, and ask nobody")
     add_options(parser)
     parser.set_defaults(command=run)
 
@@ -56,11 +65,11 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command and gives its exit code."""
     agent = load_agent(options.agent)
-    prompt = _prompt(options.prompt)
+    prompt = options.prompt if options.resume and options.prompt is None else _prompt(options.prompt or "-")
     shown = asked(options)
     with _opened(options.save, force=options.force) as save:
         writer = _Writer(agent, save, shown, as_json=options.json)
-        return run_async(_run, agent, prompt, options.model, writer)
+        return run_async(_run, agent, prompt, options, writer)
 
 
 def _prompt(given: str) -> str:
@@ -86,16 +95,45 @@ def _opened(path: str | None, *, force: bool) -> Generator[BinaryIO | None]:
         yield file
 
 
-async def _run(agent: Agent[Any, Any, Any], prompt: str, model: str | None, writer: _Writer) -> int:
+async def _run(agent: Agent[Any, Any, Any], prompt: str | None, options: argparse.Namespace, writer: _Writer) -> int:
+    store = _store(options)
     with interrupts(writer.watcher) as interrupted:
-        async with Executor() as executor:
-            handle = await executor.execute(agent, prompt, model=model, on_approval=writer.asker)
+        async with Executor(store=store, agents=[agent]) as executor:
+            handle = await _started(executor, store, agent, prompt, options, writer)
+            if store is not None:
+                writer.watcher.note(f"helix: run {handle.run_id}")
             result = await follow(handle, writer.watcher, writer.take, interrupted)
         writer.finish(result)
     if interrupted.is_set():
         leave_threads_behind(INTERRUPTED)
         return INTERRUPTED
+    if result.status == "suspended":
+        return SUSPENDED
     return 0 if result.status == "completed" and not writer.save_error else 1
+
+
+async def _started(
+    executor: Executor,
+    store: Store | None,
+    agent: Agent[Any, Any, Any],
+    prompt: str | None,
+    options: argparse.Namespace,
+    writer: _Writer,
+) -> RunHandle[Any, Any]:
+    ask = writer.asker if options.wait == "hold" else None
+    if options.resume and store is not None:
+        run_id = (await find_run(store, options.resume)).run_id
+        return await executor.resume(run_id, prompt, model=options.model, on_approval=ask)
+    return await executor.execute(agent, prompt, model=options.model, on_approval=ask, wait=options.wait)
+
+
+def _store(options: argparse.Namespace) -> Store | None:
+    url = given_url(options)
+    if options.wait == "suspend" and (url is None or url.startswith("memory:")):
+        raise UsageError("--wait suspend: a parked run needs a place to stay; give --store URL")
+    if options.resume and url is None:
+        raise UsageError("--resume: no store is named; give --store URL")
+    return None if url is None else store_of(url)
 
 
 class _Writer:
@@ -114,7 +152,7 @@ class _Writer:
         self._structured = agent.output_schema.structured
         streamed = not as_json and not self._structured
         self.watcher = shown.watcher(self._out, self._err, streamed=streamed, as_json=as_json)
-        self.asker = asker(self._err, is_view=self.watcher.is_view)
+        self.asker = asker(self._err, self.watcher.paused)
         self._live = streamed and self._out.is_terminal and not self.watcher.is_view
         self._focus = shown.focus
         self._shown = ""
@@ -148,6 +186,11 @@ class _Writer:
         if result.status == "completed" and not self._as_json and not self._live:
             answer = result.tree.root.result
             self._out.line(to_json(answer).decode() if self._structured else str(answer))
+        if result.status == "suspended":
+            run_id = result.run_id
+            self.watcher.note(
+                f"helix: suspended; `helix show {run_id}` says what waits, `helix approve {run_id}` answers"
+            )
         tell_missing(self._focus, result.tree, self.watcher)
         if not self.watcher.is_view:
             self._err.line(f"[{result.usage.total_tokens} tokens]")

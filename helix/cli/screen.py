@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -55,7 +56,7 @@ class Screen:
         self._new: list[tuple[str, str]] = []
         self._told: deque[tuple[str, str]] = deque(maxlen=_KEPT)
         self._live: Live | None = None
-        self._closed = False
+        self._closed = self._is_paused = False
         self._echo: Any = None
         """How the terminal was set before typed keys were no longer shown: they would shift the tree."""
         self._size = self._console.size
@@ -75,7 +76,7 @@ class Screen:
 
     def draw(self, now: int, hint: str = "") -> None:
         """Draws the tree as it is, and above it what was told meanwhile."""
-        if self._closed:
+        if self._closed or self._is_paused:
             return
         size = self._console.size
         lines = self._view.lines(size.width, size.height, now, hint)
@@ -119,6 +120,22 @@ class Screen:
 
             termios.tcsetattr(descriptor, termios.TCSADRAIN, self._echo)
             self._echo = None
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Takes the live tree away, and lets typed keys be shown; the next drawing after it puts the tree back."""
+        self._is_paused = True
+        if self._live is not None:
+            self._live.stop()
+        self.restore()
+        self._live = None
+        if self._new:
+            new, self._new = self._new, []
+            self._console.print(Told(new))
+        try:
+            yield
+        finally:
+            self._is_paused = False
 
     def _tell(self, path: str, text: str) -> None:
         self._new.append((path, text))

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ import anyio
 from helix.chunks import Chunk
 from helix.cli.console import Console
 from helix.cli.narrate import Focus, Narrator, Telling, chunk_types
+from helix.errors import HelixError
 from helix.fold import RunTree
 from helix.handle import RunHandle
 from helix.log import now_ms
@@ -62,6 +63,10 @@ class Watcher(Protocol):
         """Leaves the terminal as it was, at once; a signal handler may call it."""
         ...
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Draws nothing in it: the terminal is somebody else's, who asks the person something."""
+        ...
+
 
 class Lines:
     """A run in plain lines."""
@@ -89,6 +94,10 @@ class Lines:
 
     def restore(self) -> None:
         """There is nothing to put back."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """There is nothing to stop."""
+        return nullcontext()
 
 
 @dataclass(slots=True, frozen=True)
@@ -167,20 +176,30 @@ async def follow(
     handle: RunHandle[Any, Any], watcher: Watcher, take: Callable[[list[Chunk]], bool], interrupted: anyio.Event
 ) -> RunResult[Any, Any]:
     """Watches a run to its end, or until it is cancelled: by Ctrl-C, or because `take` says that it is in vain."""
+    failed: HelixError | None = None
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_on, interrupted, handle)
             tasks.start_soon(_draw, watcher, interrupted)
-            reader = handle.stream()
-            batch = await reader.next_batch()
-            while batch:
-                if not take(batch):
-                    await handle.cancel()
-                batch = await reader.next_batch()
+            try:
+                await _read(handle, take)
+            except HelixError as error:  # the store is gone; raised below, where no group is put around it
+                failed = error
             tasks.cancel_scope.cancel()
     finally:
         watcher.close()
+    if failed is not None:
+        raise failed
     return await handle.result()
+
+
+async def _read(handle: RunHandle[Any, Any], take: Callable[[list[Chunk]], bool]) -> None:
+    reader = handle.stream()
+    batch = await reader.next_batch()
+    while batch:
+        if not take(batch):
+            await handle.cancel()
+        batch = await reader.next_batch()
 
 
 async def _cancel_on(interrupted: anyio.Event, handle: RunHandle[Any, Any]) -> None:

@@ -1,0 +1,171 @@
+"""A store on the command line: its URL, opening it, finding a run in it, reading its log, telling it something.
+
+Floor 7: above `journal` and `owner`. Agents' code is not needed: what is told to a run is posted to its inbox.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote
+
+import anyio
+
+from helix.chunks import Chunk, Resync, StreamEnd, parse_chunk
+from helix.commands import Answer, Cancel, Respond, command_to_json, parse_command
+from helix.errors import HelixError, UnknownRun, UsageError, did_you_mean
+from helix.journal import Journal, new_owner
+from helix.log import RunLog
+from helix.owner import take
+from helix.store import RunRecord, Store
+from helix.stores import open_store
+
+VARIABLE = "HELIX_STORE"
+"""The environment variable with the URL of the store to use when none is given."""
+PATIENCE = 5.0
+"""Seconds that a command waits for a run's owner to do what it was told."""
+_PAGE = 1000
+_SHORTEST = 4
+"""How many characters of a run's id are enough, if no other run's begins with them."""
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that names the store."""
+    parser.add_argument("--store", metavar="URL", help=f"the store, such as sqlite:///runs.db (default: ${VARIABLE})")
+
+
+def given_url(options: argparse.Namespace) -> str | None:
+    """The URL of the option, else of the environment; None if neither says."""
+    return options.store or os.environ.get(VARIABLE, "").strip() or None
+
+
+def store_of(url: str) -> Store:
+    """The store that a URL names.
+
+    Raises:
+        DefinitionError: no store has such a URL.
+        UsageError: its driver is not installed.
+    """
+    try:
+        return open_store(url)
+    except ImportError as error:
+        raise UsageError(str(error)) from None
+
+
+@asynccontextmanager
+async def opened(options: argparse.Namespace) -> AsyncGenerator[Store]:
+    """The store that there is already, open; a file that is not there is not made.
+
+    Raises:
+        UsageError: none is named, or there is none.
+        StoreError: it cannot be reached.
+    """
+    async with _existing(given_url(options)) as store:
+        yield store
+
+
+def _existing(url: str | None) -> Store:
+    if url is None:
+        raise UsageError(f"no store is named; give --store URL, or set {VARIABLE}")
+    store = store_of(url)
+    if url.startswith("memory:"):
+        raise UsageError("memory: is forgotten when a command ends; there is nothing to look at")
+    if is_missing_file(url):
+        raise UsageError(f"no store there: {url} (a relative path has three slashes, an absolute one four)")
+    return store
+
+
+def is_missing_file(url: str) -> bool:
+    """Whether the URL names a file that is not there; to open it would make it."""
+    return url.startswith("sqlite:///") and not Path(unquote(url.removeprefix("sqlite:///"))).is_file()
+
+
+async def find_run(store: Store, given: str) -> RunRecord:
+    """What the store knows of a run, by its id, or by the beginning of it.
+
+    Raises:
+        UnknownRun: there is none, or there are several; says which are near.
+    """
+    try:
+        return await store.get(given)
+    except UnknownRun:
+        records = await store.runs(limit=_PAGE)
+    found = [record for record in records if len(given) >= _SHORTEST and record.run_id.startswith(given)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        shown = ", ".join(record.run_id for record in found[:5])
+        raise UnknownRun(f"{len(found)} runs of this store begin with {given!r}: {shown}")
+    hint = did_you_mean(given, [record.run_id for record in records])
+    raise UnknownRun(f"no run {given!r} in this store.{hint or ' `helix runs` lists them'}")
+
+
+async def load(store: Store, run_id: str) -> RunLog:
+    """A run's log as it is now, without deltas."""
+    log = RunLog(run_id)
+    await Journal(store, log, new_owner()).load()
+    return log
+
+
+async def read_chunks(store: Store, run_id: str) -> list[Chunk]:
+    """All chunks of a run that are kept."""
+    chunks: list[Chunk] = []
+    offset = 0
+    while page := await store.read(run_id, offset, limit=_PAGE):
+        parsed = [parse_chunk(line) for _, line in page]
+        chunks += [chunk for chunk in parsed if not isinstance(chunk, StreamEnd | Resync)]
+        offset = page[-1][0]
+    return chunks
+
+
+async def answered_in_mail(store: Store, run_id: str) -> set[str]:
+    """The requests that were answered, but whose answer no owner has read yet."""
+    found: set[str] = set()
+    for post in await store.take(run_id):
+        try:
+            command = parse_command(post.data)
+        except ValueError:
+            continue
+        if isinstance(command, Respond):
+            found.add(command.approval_id)
+    return found
+
+
+async def respond(store: Store, log: RunLog, approval_id: str, answer: Answer, by: str | None) -> bool:
+    """Posts an answer; whether an owner has taken it within `PATIENCE` seconds.
+
+    It is posted, not written, also to a parked run: a run with mail is what `Executor.recover` looks for.
+
+    Raises:
+        UnknownApproval, AlreadyAnswered, InvalidAnswer: it has no request to go to, or does not fit it.
+    """
+    command = Respond(secrets.token_hex(8), approval_id, answer, by)
+    log.live = not log.tree.at_rest
+    take(log, None, command)  # in this copy only: it says what is wrong with it, if something is
+    await store.post(log.run_id, command.command_id, command_to_json(command))
+    with anyio.move_on_after(PATIENCE):
+        record = await store.get(log.run_id)
+        while record.lease_left > 0:
+            if approval_id in (await load(store, log.run_id)).tree.closed:
+                return True
+            await store.wait(log.run_id, chunks_after=record.last_sequence, timeout=PATIENCE)
+            record = await store.get(log.run_id)
+    return approval_id in (await load(store, log.run_id)).tree.closed
+
+
+async def cancel(store: Store, run_id: str) -> str:
+    """Cancels a run, by its owner if it has one; its status after at most `PATIENCE` seconds."""
+    log = await load(store, run_id)
+    journal = Journal(store, log, new_owner())
+    await journal.tell(Cancel("", None), partial(take, log, None))
+    with anyio.move_on_after(PATIENCE):
+        await journal.settle()
+    try:
+        return (await store.get(run_id)).status
+    except HelixError:
+        return log.tree.status
