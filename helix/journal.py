@@ -15,7 +15,7 @@ import anyio
 from helix.chunks import Chunk, Control, Resync, chunk_to_json, parse_chunk, to_json_value
 from helix.commands import Cancel, Command, command_to_json, parse_command
 from helix.errors import HelixError, RunBusy, RunEnded, StaleWriter, StoreError
-from helix.fold import RunTree, fold
+from helix.fold import AgentNode, RunTree, fold
 from helix.log import RunLog
 from helix.store import ENDED, PARKED, Claim, NewRun, Store, Write
 
@@ -354,9 +354,15 @@ def _deadline(tree: RunTree) -> int | None:
 
 
 def _deadlines(tree: RunTree) -> Iterator[int]:
+    if tree.status == "suspended" and any(_is_answered(node) for node in tree.agents.values()):
+        yield tree.timestamp  # somebody has answered: it is to be taken up at once
     for request in tree.requests.values():
         if request.deadline is not None:
             yield request.deadline
+
+
+def _is_answered(node: AgentNode) -> bool:
+    return not node.ended and any(call.answer is not None for call in node.open_calls)
 
 
 def _chunk(row: tuple[int, bytes]) -> Chunk:

@@ -136,11 +136,22 @@ async def test_an_answer_given_elsewhere_lets_a_third_executor_finish(url: str, 
             await handle.respond(request.approval_id, answer)
             with pytest.raises(AlreadyAnswered):
                 await handle.respond(request.approval_id, Approve())
-        async with executor(url) as third:
-            handle = await third.resume(run_id, model=ScriptedModel({"boss": ["Removed."]}))
+        script = ScriptedModel({"boss": ["Removed."]})
+        async with Executor(store=url, agents=[boss.replace(model=script)]) as third:
+            (handle,) = await third.recover()
+            assert handle.run_id == run_id
             assert (await handle.result()).output == "Removed."
             check_stream(await chunks_of(handle))
         assert ran == (["x"] if isinstance(answer, Approve) else [])
+
+
+@pytest.mark.anyio
+async def test_a_suspended_run_without_an_answer_is_left_alone(url: str) -> None:
+    with anyio.fail_after(60):
+        run_id = await suspended(url)
+        async with executor(url) as second:
+            assert await second.recover() == []
+            assert (await second.get_handle(run_id)).status == "suspended"
 
 
 @pytest.mark.anyio
