@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -125,6 +126,7 @@ def _median(work: Callable[[], object], repeats: int) -> float:
     """CPU seconds of one piece of work."""
     times: list[float] = []
     for _ in range(repeats):
+        gc.collect()  # what the one before has left is not on this one's bill
         begun = time.process_time()
         work()
         times.append(time.process_time() - begun)
