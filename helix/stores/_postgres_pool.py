@@ -65,7 +65,12 @@ class PostgresPool:
             raise DefinitionError(f"the schema {self.schema!r} is not usable: small letters, digits and '_' only")
         self._idle: list[Connection] = []
         self._slots = anyio.Semaphore(size)
+        self._keeps = True
         self._texts: dict[str, bytes] = {}
+
+    def open(self) -> None:
+        """From now on connections are kept."""
+        self._keeps = True
 
     def text(self, query: LiteralString) -> bytes:
         """The statement, with the schema's name for `{s}`."""
@@ -118,14 +123,18 @@ class PostgresPool:
             raise self._meaning(error, closed=True) from self._cause(error)
 
     async def close(self) -> None:
-        """Closes what is not in use."""
+        """Closes all connections; those in use, when they are given back."""
+        self._keeps = False
+        await self._drop_idle()
+
+    async def _drop_idle(self) -> None:
         while self._idle:
             await self._idle.pop().close()
 
     async def _give_back(self, connection: Connection) -> None:
         if connection.closed:
-            await self.close()  # the server is gone, and with it the others
-        elif connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            await self._drop_idle()  # the server is gone, and with it the others
+        elif not self._keeps or connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             await connection.close()
         else:
             self._idle.append(connection)

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 from contextlib import suppress
 
+import anyio
 import psycopg
 
 from helix.errors import StoreError
@@ -26,7 +27,13 @@ class PostgresWake:
         self._me = secrets.token_hex(4)
         self._untold: set[str] = set()
         self._telling: asyncio.Task[None] | None = None
+        self._hearing = asyncio.Event()
         self._listening = asyncio.create_task(self._listen())
+
+    async def open(self) -> None:
+        """Returns when it listens; or soon, if it cannot yet."""
+        with anyio.move_on_after(2):
+            await self._hearing.wait()
 
     def tell(self, run_id: str) -> None:
         """Soon tells the others of that run: what comes while a NOTIFY is under way goes with the next."""
@@ -68,6 +75,7 @@ class PostgresWake:
 
     async def _hear(self, connection: Connection) -> None:
         await connection.execute(b'LISTEN "' + self._channel.encode() + b'"')
+        self._hearing.set()
         self._watch.wake_all()  # of what came before nobody has told us
         async for note in connection.notifies():
             sender, _, run_id = note.payload.partition(" ")

@@ -48,8 +48,14 @@ class PostgresStore:
         check_asyncio("PostgresStore")
         if self._wake is not None:
             raise UsageError(f"the store {self._pool.url} is entered already; use one `async with` for each store")
+        self._pool.open()
         await persist(lambda _: self._upgrade(), 0)
         self._wake = PostgresWake(self._pool, self._watch)
+        try:
+            await self._wake.open()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(

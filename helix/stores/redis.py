@@ -44,6 +44,7 @@ class RedisStore:
         self._watch = Watch(self._positions, every=1.0)
         self._me = secrets.token_hex(4)
         self._listening: asyncio.Task[None] | None = None
+        self._hearing = anyio.Event()
 
     def __repr__(self) -> str:
         return f"RedisStore({self._client.url!r})"
@@ -59,7 +60,13 @@ class RedisStore:
             with anyio.CancelScope(shield=True):
                 await self._client.close()
             raise
-        self._listening = asyncio.create_task(self._client.listen(self._hear, self._watch.wake_all))
+        self._listening = asyncio.create_task(self._client.listen(self._hear, self._begin_to_hear))
+        try:
+            with anyio.move_on_after(2):
+                await self._hearing.wait()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(
@@ -341,6 +348,10 @@ class RedisStore:
 
     def _news(self, run_id: str) -> str:
         return f"{self._me} {run_id}"
+
+    def _begin_to_hear(self) -> None:
+        self._hearing.set()
+        self._watch.wake_all()  # of what came before nobody has told us
 
     def _hear(self, news: bytes) -> None:
         sender, _, run_id = news.decode().partition(" ")
