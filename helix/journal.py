@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import anyio
 
-from helix.chunks import Chunk, Control, Resync, chunk_to_json, parse_chunk, to_json_value
+from helix.chunks import Chunk, Control, Resync, StreamEnd, chunk_to_json, parse_chunk, to_json_value
 from helix.commands import Cancel, Command, command_to_json, parse_command
 from helix.errors import HelixError, RunBusy, RunEnded, StaleWriter, StoreError
 from helix.fold import AgentNode, RunTree, fold
@@ -367,5 +367,5 @@ def _is_answered(node: AgentNode) -> bool:
 
 def _chunk(row: tuple[int, bytes]) -> Chunk:
     chunk = parse_chunk(row[1])
-    assert not isinstance(chunk, Resync)
-    return chunk  # pyright: ignore[reportReturnType] - control messages are not stored
+    assert not isinstance(chunk, Resync | StreamEnd)  # control messages are not stored
+    return chunk

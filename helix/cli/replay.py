@@ -168,6 +168,7 @@ class _Player:
             self._give(bisect_right(due, at))
             self._watcher.draw(self._time(due, at), "replay, Ctrl-C ends")
             if self._given < len(due):
+                # The pace of the replay itself; nothing else runs here, and Ctrl-C breaks it off.
                 time.sleep(FRAME if self._watcher.is_view else max(0.0, due[self._given] - at))
         if not self.stopped:
             self._give(len(self._chunks))

@@ -268,6 +268,14 @@ class AnthropicDecoder:
         return ModelError("model_rejected", whole if is_message else other, detail=text, usage=self.usage)
 
 
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def push(text: str) -> None:
+        first(text)
+        second(text)
+
+    return push
+
+
 class _Block:
     """One block of a reply in the making."""
 
@@ -279,13 +287,7 @@ class _Block:
         self.kind = _text(fields.get("type"))
         self.pieces: list[str] = []  # of its words, or of its input's JSON
         self.call: int | None = None  # our number of the call that it is
-        keep = self.pieces.append
-
-        def push(text: str) -> None:
-            keep(text)
-            emit(text)  # pyright: ignore[reportOptionalCall] - this one is used only if there is one
-
-        self.push = keep if emit is None else push
+        self.push = self.pieces.append if emit is None else _both(self.pieces.append, emit)
 
     @property
     def text(self) -> str:

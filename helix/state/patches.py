@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jsonpatch import JsonPatch, JsonPatchException  # pyright: ignore[reportMissingTypeStubs]
-from jsonpointer import JsonPointerException  # pyright: ignore[reportMissingTypeStubs]
+from jsonpatch import JsonPatch, JsonPatchException
+from jsonpointer import JsonPointerException
 
 from helix.errors import InvalidPatch
 

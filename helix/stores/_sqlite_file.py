@@ -215,7 +215,7 @@ class SqliteFile:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
-                time.sleep(0.01)
+                time.sleep(0.01)  # in the store's own thread; SQLite's busy timeout does not cover this switch
         if mode != "wal":
             raise StoreError(f"the store {self._path}: this file system cannot do SQLite's WAL; put it on a local disk")
 
