@@ -732,8 +732,8 @@ async def test_a_client_lives_as_long_as_its_last_user_and_its_connection_is_use
     made: list[httpx2.AsyncClient] = []
 
     class Counted(AnthropicModel):
-        def _new_client(self) -> httpx2.AsyncClient:
-            made.append(super()._new_client())
+        def _open(self) -> httpx2.AsyncClient:
+            made.append(super()._open())
             return made[-1]
 
     async with serving(Answer(body=DONE)) as server:

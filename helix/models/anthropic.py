@@ -16,7 +16,8 @@ from pydantic_core import to_json
 from helix.model import Emit, History, ModelReply, ModelRequest, ModelSettings, ToolDefinition
 from helix.models._anthropic import AnthropicDecoder
 from helix.models._anthropic_messages import CACHE, PROVIDER, encode_message, encode_tools, join_messages
-from helix.models._http import HttpModel, Post, ReplyDecoder, find_base_url, find_key
+from helix.models._http import HttpModel, Post, find_base_url, find_key
+from helix.models._served import ReplyDecoder
 from helix.models._transport import Patience
 
 DEFAULT_BASE_URL: Final = "https://api.anthropic.com"

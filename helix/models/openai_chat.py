@@ -68,7 +68,7 @@ class OpenAIChatModel(OpenAIModel):
 
     def _body(self, client: AsyncOpenAI, request: ModelRequest) -> bytes:
         settings, extra = request.settings, request.settings.extra_body or {}
-        tools = b"" if "tools" in extra else self._tools(request)
+        tools = b"" if "tools" in extra else self._request_tools(request)
         fields: dict[str, Any] = {
             "model": self._model_name,
             "stream": True,

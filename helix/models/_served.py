@@ -1,0 +1,226 @@
+"""A model that answers one request with a stream: what all adapters share, whoever does the HTTP.
+
+Floor 3, above `_transport`, below `_http` and `_openai`. Clients belong to one event loop and live as long as their
+users; a reply is read under one clock; an answer that is an error becomes one of ours.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import anyio
+import httpx2
+from anyio.lowlevel import RunVar, RunvarToken
+from pydantic_core import from_json
+
+from helix.errors import ModelError
+from helix.limits import Usage
+from helix.model import Emit, ModelReply, ModelRequest, ToolDefinition, check_real_requests
+from helix.models._errors import from_status, scrub, secrets_in
+from helix.models._transport import Decoder, Patience, read, timed_out
+
+ClientT = TypeVar("ClientT")
+
+MALFORMED = "The request cannot be sent: a header (perhaps the key) is malformed."
+NO_URL = "The base URL must begin with http:// or https://."
+_CLOSE_SECONDS = 1.0
+_WORDS_SECONDS = 2.0
+_MAX_WORDS = 1 << 20
+_KEPT_TOOL_SETS = 16
+
+
+class ReplyDecoder(Decoder, Protocol):
+    """A decoder of one whole reply.
+
+    Attributes:
+        secrets: texts that no error may repeat.
+    """
+
+    secrets: Sequence[str]
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider told so far."""
+        ...
+
+    def end(self) -> ModelReply:
+        """The reply's ending, once the body has ended or `done` is set. Raises ModelError if it is not complete."""
+        ...
+
+
+class ServedModel(ABC, Generic[ClientT]):
+    """A model behind a client.
+
+    It may be shared by agents, threads and event loops: each event loop gets a client of its own, made at the first
+    call. As an async context manager it keeps that client, and its connections, until the last user of the loop has
+    left; without one, each call opens and closes its own. An injected client is used as it is and never closed.
+
+    Retries are helix's: each is a visible attempt of the step, so the client itself makes none.
+    """
+
+    def __init__(self, model_name: str, injected: ClientT | None) -> None:
+        """Opens no connection."""
+        self._model_name = model_name
+        self._injected = injected
+        self._leases: RunVar[_Lease[ClientT]] = RunVar("helix.models")
+        self._encoded_tools: list[tuple[tuple[ToolDefinition, ...], bytes]] = []
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The prefix and the model's name, such as `anthropic:claude-sonnet-4-5`."""
+
+    @abstractmethod
+    def _open(self) -> ClientT:
+        """A client for the running event loop."""
+
+    @abstractmethod
+    async def _close(self, client: ClientT) -> None:
+        """Closes a client that `_open` has made."""
+
+    @abstractmethod
+    async def _send(self, client: ClientT, request: ModelRequest) -> httpx2.Response:
+        """Asks; gives the response once its head has arrived. Raises ModelError."""
+
+    @abstractmethod
+    def _decoder(self, emit: Emit) -> ReplyDecoder:
+        """A decoder for one reply, pushing into `emit`."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._model_name!r})"
+
+    async def __aenter__(self) -> Self:
+        lease = self._leases.get(None)
+        if lease is None:
+            lease = _Lease[ClientT]()
+            lease.token = self._leases.set(lease)
+        lease.users += 1
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        lease = self._leases.get()
+        lease.users -= 1
+        if lease.users:
+            return
+        if lease.token is not None:
+            self._leases.reset(lease.token)
+        if lease.client is not None:
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await self._close(lease.client)
+
+    async def respond(self, request: ModelRequest, emit: Emit) -> ModelReply:
+        """Asks the model, pushes what arrives into `emit`, and returns when the reply is complete.
+
+        Complete means that the provider said so: a stream that ends before that is an error wherever it was cut. What
+        was pushed before an error is void. A cancellation closes the connection at once.
+
+        Raises:
+            ModelError: the call failed; `usage` holds what the provider had told by then.
+        """
+        check_real_requests(self.name)
+        decoder = self._decoder(emit)
+        async with self:
+            with Patience(request.settings) as patience:
+                return await self._exchange(self._client(), request, decoder, patience)
+        if decoder.done:
+            return decoder.end()  # the time ran out behind the reply
+        raise ModelError("model_unavailable", patience.ran_out, retryable=True, usage=decoder.usage)
+
+    async def _exchange(
+        self, client: ClientT, request: ModelRequest, decoder: ReplyDecoder, patience: Patience
+    ) -> ModelReply:
+        response = await self._send(client, request)
+        decoder.secrets = secrets_in(response.request.headers)
+        try:
+            if not response.is_success:
+                raise await _status_error(response) from None
+            await read(response, decoder, patience)
+            return decoder.end()
+        finally:
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await response.aclose()
+
+    def _client(self) -> ClientT:
+        if self._injected is not None:
+            return self._injected
+        lease = self._leases.get()
+        if lease.client is None:
+            lease.client = self._open()
+        return lease.client
+
+    def _tools(self, tools: Sequence[ToolDefinition], encode: Callable[[Sequence[ToolDefinition]], bytes]) -> bytes:
+        """The tools through `encode`, once for each set of definitions; empty when there are none."""
+        if not tools:
+            return b""
+        tools = tuple(tools)
+        for known, encoded in self._encoded_tools:
+            if known == tools:
+                return encoded
+        encoded = encode(tools)
+        self._encoded_tools = [(tools, encoded), *self._encoded_tools[: _KEPT_TOOL_SETS - 1]]
+        return encoded
+
+
+@dataclass(slots=True)
+class _Lease(Generic[ClientT]):
+    """One event loop's share of a model: its client, and how many use it."""
+
+    client: ClientT | None = None
+    users: int = 0
+    token: RunvarToken[Any] | None = None
+
+
+async def send(client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
+    """Sends the request; gives the response once its head has arrived. A redirect is not followed: keys stay here."""
+    try:
+        return await client.send(request, stream=True, follow_redirects=False)
+    except Exception as error:  # whatever the transport raises
+        # Not chained: its text may hold the key.
+        raise _from_transport_error(error, request) from None
+
+
+async def _status_error(response: httpx2.Response) -> ModelError:
+    """The error for an answer that is one."""
+    content = await _words_of(response)
+    try:
+        body: object = from_json(content)
+    except ValueError:
+        body = content.decode("utf-8", "replace")
+    url, headers = response.request.url, response.headers
+    place = f"{url.scheme}://{url.host}{url.path}"
+    return from_status(response.status_code, body, headers, secrets=secrets_in(response.request.headers), place=place)
+
+
+async def _words_of(response: httpx2.Response) -> bytes:
+    """What an error says, if all of it comes soon and is not too much: the status is known without it."""
+    words, size = list[bytes](), 0
+    with anyio.move_on_after(_WORDS_SECONDS) as scope:
+        try:
+            async for data in response.aiter_bytes():
+                size += len(data)
+                if size > _MAX_WORDS:
+                    scope.cancel()  # which, unlike leaving the loop, ends all of the transport's generators
+                else:
+                    words.append(data)
+            return b"".join(words)
+        except Exception:
+            pass
+    return b""
+
+
+def _from_transport_error(error: Exception, request: httpx2.Request) -> ModelError:
+    """The error for a call that failed before its reply began."""
+    if isinstance(error, (httpx2.LocalProtocolError, ValueError)):  # about a header: its text may quote the key
+        return ModelError("model_rejected", MALFORMED)
+    detail = scrub(f"{request.url.host}: {error!r}", secrets_in(request.headers))
+    if isinstance(error, httpx2.UnsupportedProtocol):
+        return ModelError("model_rejected", NO_URL, detail=detail)
+    if isinstance(error, httpx2.TimeoutException) and timed_out(error):
+        return ModelError("model_unavailable", "The model did not answer in time.", retryable=True, detail=detail)
+    return ModelError("model_unavailable", "The model cannot be reached.", retryable=True, detail=detail)
