@@ -229,8 +229,7 @@ class Journal:
         position = 0
         while True:
             try:
-                with anyio.CancelScope(shield=True):  # drivers close a connection whose query was cancelled
-                    position = await self.take_posts(take, position)
+                position = await self.take_posts(take, position)
                 await self._store.wait(self._log.run_id, posts_after=position, timeout=_POLL_SECONDS)
             except StoreError:  # `keep` finds out whether it comes back
                 await anyio.sleep(_RETRY_SECONDS)
@@ -323,7 +322,8 @@ class Journal:
         if record.last_sequence > offset:
             return False
         if record.status in ENDED or (record.status in PARKED and not follow):
-            await self.load()
+            if not self._log.shown == self._log.last_sequence == record.last_sequence:
+                await self.load()
             return True
         await self._store.wait(self._log.run_id, chunks_after=offset, timeout=_POLL_SECONDS)
         return False

@@ -7,6 +7,7 @@ and then, once it has died, how: `0`, or minus the signal. Forking is what makes
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from typing import Any, Literal, Self
 import anyio
 from anyio.lowlevel import checkpoint
 
-from helix import Agent, Approve, Executor, RunHandle, ToolContext, chunk_to_json, tool
+from helix import Agent, Approve, Executor, RunHandle, ToolContext, chunk_to_json, parse_chunk, tool
 from helix import chunks as c
 from helix.errors import AlreadyAnswered, StaleWriter
 from helix.journal import Journal
@@ -30,6 +31,9 @@ from helix.model import Emit, ModelReply, ModelRequest
 from helix.store import Store, Write
 from helix.stores import open_store
 from helix.testing import Call, FunctionModel, Turn
+
+SECONDS = 60
+"""Within which a process must have done its job; then it says where it hangs, and fails."""
 
 Kind = Literal["", "store", "append", "seen", "point", "stop"]
 Watch = Callable[[c.Chunk], Awaitable[None]]
@@ -89,9 +93,13 @@ class Fate:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         return self.job.kind == kind and self.job.at == self.counts[kind]
 
+    def is_at(self, name: str) -> bool:
+        """Whether that is the named point to die at."""
+        return self.job.kind == "point" and self.job.at == name
+
     def point(self, name: str) -> None:
         """Dies at a named point."""
-        if self.job.kind == "point" and self.job.at == name:
+        if self.is_at(name):
             die()
 
     def one_more(self, kind: Kind) -> None:
@@ -106,6 +114,7 @@ class Doomed:
     def __init__(self, inner: Store, fate: Fate) -> None:
         self._inner = inner
         self._fate = fate
+        self._torn_apart = False
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
@@ -113,6 +122,8 @@ class Doomed:
 
     async def append(self, write: Write) -> None:
         """As `Store.append`."""
+        if self._fate.is_at(BETWEEN):
+            write = self._torn(write)
         stops = self._fate.amid
         if stops:
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -125,8 +136,18 @@ class Doomed:
             raise
         finally:
             self._fate.kept.set()
+            if self._torn_apart:
+                die()
             if stops:
                 os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _torn(self, write: Write) -> Write:
+        """Only the chunks up to the first `step_end` that has a `tool_start` behind it."""
+        types = [parse_chunk(line).type for line in write.chunks]
+        if "step_end" not in types or "tool_start" not in types[types.index("step_end") :]:
+            return write
+        self._torn_apart = True
+        return replace(write, chunks=write.chunks[: types.index("step_end") + 1])
 
     async def _counted(self, method: Callable[..., Awaitable[Any]], *given: Any, **options: Any) -> Any:
         if "lease" in options:
@@ -252,7 +273,7 @@ class Mortal:
         """Plays the turn of that step."""
         where = f"step {request.step} of {kind(request.agent_id)}"
         self._fate.point(f"before {where}")
-        if self._fate.job.kind == "stop" and where == "step 1 of boss":
+        if where == "step 1 of boss" and (self._fate.job.kind == "stop" or self._fate.is_at(AMID)):
             await self._half(emit)
         reply = await self._inner.respond(request, emit)
         self._fate.point(f"behind {where}")
@@ -263,13 +284,23 @@ class Mortal:
         self._fate.kept = anyio.Event()
         emit.text("Half ")
         await self._fate.kept.wait()
+        self._fate.point(AMID)
         self._fate.amid, self._fate.kept = True, anyio.Event()
         emit.text("a ")
         await self._fate.kept.wait()
         self._fate.amid = False
 
 
+AMID = "amid step 1 of boss"
+"""In mid-stream, with some of it kept."""
+BETWEEN = "between step_end and tool_start"
+"""The `step_end` of a step with calls is kept, and nothing behind it."""
+WAITING = "waiting"
+"""A request was seen, and is not answered."""
+PARKING = "parking"
+"""A `run_pause` was appended, and is not kept."""
 POINTS = [
+    *(AMID, BETWEEN, WAITING, PARKING),
     *(f"{side} {name} of boss" for name in ("look", "note", "pay") for side in ("in", "behind")),
     *(f"{side} {name} of worker" for name in ("look", "note") for side in ("in", "behind")),
     *(f"{side} step {step} of {agent}" for agent, step in list(TURNS)[:9] for side in ("before", "behind")),
@@ -345,6 +376,8 @@ async def _watch(job: Job, fate: Fate, executor: Executor, chunk: c.Chunk) -> No
     if job.mode != "recover":
         append_line(Path(job.directory) / "seen", chunk_to_json(chunk))
     fate.one_more("seen")
+    if isinstance(chunk, c.ApprovalRequest):
+        fate.point(WAITING)
     handle = await executor.get_handle(job.run_id)
     if job.mode == "interrupt" and isinstance(chunk, c.ToolStart) and chunk.agent_type == "worker":
         await handle.interrupt()
@@ -363,6 +396,8 @@ def _count_appends(fate: Fate) -> None:
     def counted(self: RunLog, *chunks: c.Chunk) -> None:
         append(self, *chunks)
         fate.one_more("append")
+        if isinstance(chunks[-1], c.RunPause):
+            fate.point(PARKING)
 
     RunLog.append = counted
 
@@ -380,6 +415,7 @@ def _fork(job: Job) -> int:
     process_id = os.fork()
     if process_id:
         return process_id
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
     try:
         anyio.run(live, job)
     except BaseException as error:

@@ -28,7 +28,22 @@ from helix.stores import open_store
 from helix.stores.memory import MemoryStore
 from helix.testing import check_stream
 from tests import services
-from tests.survivor import POINTS, Fate, Job, World, approve, boss, chief, finish, job_to_json, kind
+from tests.survivor import (
+    AMID,
+    BETWEEN,
+    PARKING,
+    POINTS,
+    WAITING,
+    Fate,
+    Job,
+    World,
+    approve,
+    boss,
+    chief,
+    finish,
+    job_to_json,
+    kind,
+)
 from tests.test_store_failures import Wire
 
 
@@ -223,6 +238,27 @@ async def test_nobody_dies(url: str, nursery: Nursery, tmp_path: Path, mode: Any
 
 
 # --- the matrix: every place to die
+
+NAMED: dict[str, dict[str, Any]] = {
+    "before a step": {"at": "before step 2 of boss"},
+    "mid-stream": {"at": AMID},
+    "after the last delta": {"at": "behind step 1 of boss"},
+    "between step_end and tool_start": {"at": BETWEEN},
+    "in a safe tool": {"at": "in look of boss"},
+    "in an unsafe tool": {"at": "behind note of boss"},
+    "between two parallel tools": {"at": "behind look of boss"},
+    "in a child three levels down": {"at": "behind note of worker"},
+    "while waiting": {"at": WAITING},
+    "while parking": {"at": PARKING, "mode": "suspend"},
+    "during flush": {"kind": "store", "at": 5, "when": "during"},
+}
+"""One of each; `test_who_goes_on_may_die_too` has the one between claim and first append."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("place", list(NAMED))
+async def test_a_run_survives_death_at(url: str, nursery: Nursery, tmp_path: Path, place: str) -> None:
+    assert await survives(nursery, new_job(url, tmp_path, **({"kind": "point"} | NAMED[place])), offsets=3)
 
 
 def deaths(mode: str) -> list[dict[str, Any]]:

@@ -45,8 +45,13 @@ async def persist(act: Callable[[bool], Awaitable[T]], patience: float) -> T:
 
 async def persist_to_the_end(act: Callable[[bool], Awaitable[T]], patience: float) -> T:
     """`persist`, not cut short by a cancellation."""
+    return await whole(persist(act, patience))
+
+
+async def whole(act: Awaitable[T]) -> T:
+    """What `act` returns, not cut short by a cancellation, which comes behind it."""
     with anyio.CancelScope(shield=True):
-        return await persist(act, patience)
+        return await act
     raise AssertionError("a shielded scope swallows nothing")
 
 
@@ -73,11 +78,22 @@ def check_asyncio(what: str) -> None:
         raise UsageError(f"{what} runs on asyncio only, not on {library}; MemoryStore and SqliteStore run on both")
 
 
-async def stop(task: asyncio.Task[None]) -> None:
-    """Cancels the task until it has ended: drivers may take one cancellation for a timeout."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
+class Listening:
+    """Something that listens for ever, in a task of its own. Made inside of an event loop."""
+
+    def __init__(self, listen: Callable[[], Awaitable[None]]) -> None:
+        self._listen = listen
+        self._scope = anyio.CancelScope()
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        with self._scope:
+            await self._listen()
+
+    async def stop(self) -> None:
+        """Returns once it has ended; what it shields from that is done first."""
+        self._scope.cancel()  # until it has ended: drivers may take one cancellation for a timeout
+        await asyncio.wait([self._task])
 
 
 def shown(url: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, LiteralString, TypeAlias
 import anyio
 
 from helix.errors import DefinitionError, StoreError
-from helix.stores._lost import Lost, option, shown, without_secrets
+from helix.stores._lost import Lost, option, shown, whole, without_secrets
 
 try:
     import psycopg
@@ -88,8 +88,8 @@ class PostgresPool:
             UniqueViolation: as the database says it.
         """
         async with self.connection() as connection:
-            cursor = await connection.execute(self.text(query), values, binary=True)
-            return await cursor.fetchall() if cursor.description else []
+            # Cancelled, the driver asks the server to stop, is cancelled once more while it waits for that, and warns.
+            return await whole(_rows(connection, self.text(query), values))
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection]:
@@ -151,10 +151,15 @@ class PostgresPool:
         return error if without_secrets(str(error), self._dsn) == str(error) else None
 
 
+async def _rows(connection: Connection, text: bytes, values: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(text, values, binary=True)
+    return await cursor.fetchall() if cursor.description else []
+
+
 async def _connected(given: Mapping[str, Any]) -> Connection:
     connection = await psycopg.AsyncConnection.connect(**given, autocommit=True, prepare_threshold=2)
     try:
-        await connection.execute(_SESSION)
+        await whole(connection.execute(_SESSION))
     except BaseException:
         await connection.close()
         raise

@@ -13,7 +13,7 @@ import anyio
 import psycopg
 
 from helix.errors import StoreError
-from helix.stores._lost import stop
+from helix.stores._lost import Listening, whole
 from helix.stores._postgres_pool import Connection, PostgresPool
 from helix.stores.watch import Watch
 
@@ -28,7 +28,7 @@ class PostgresWake:
         self._untold: set[str] = set()
         self._telling: asyncio.Task[None] | None = None
         self._hearing = asyncio.Event()
-        self._listening = asyncio.create_task(self._listen())
+        self._listening = Listening(self._listen)
 
     async def open(self) -> None:
         """Returns when it listens; or soon, if it cannot yet."""
@@ -43,7 +43,7 @@ class PostgresWake:
 
     async def close(self) -> None:
         """Stops listening, and tells what is not told yet."""
-        await stop(self._listening)
+        await self._listening.stop()
         if self._telling is not None:
             await self._telling
 
@@ -74,7 +74,7 @@ class PostgresWake:
             pause = min(pause * 2, 5.0)
 
     async def _hear(self, connection: Connection) -> None:
-        await connection.execute(b'LISTEN "' + self._channel.encode() + b'"')
+        await whole(connection.execute(b'LISTEN "' + self._channel.encode() + b'"'))
         self._hearing.set()
         self._watch.wake_all()  # of what came before nobody has told us
         async for note in connection.notifies():

@@ -20,7 +20,7 @@ import anyio
 from helix.errors import RunExists, SessionBusy, StoreError, UnknownRun, UsageError
 from helix.store import ENDED, Claim, NewRun, Post, RunRecord, SessionRecord, Write, busy, ended, is_delta, refusal
 from helix.stores import _postgres_sql as q
-from helix.stores._lost import check_asyncio, is_written, persist, persist_to_the_end
+from helix.stores._lost import check_asyncio, is_written, persist, persist_to_the_end, whole
 from helix.stores._postgres_pool import PostgresPool, UniqueViolation
 from helix.stores._postgres_wake import PostgresWake
 from helix.stores.watch import Positions, Watch
@@ -49,7 +49,7 @@ class PostgresStore:
         if self._wake is not None:
             raise UsageError(f"the store {self._pool.url} is entered already; use one `async with` for each store")
         self._pool.open()
-        await persist(lambda _: self._upgrade(), 0)
+        await whole(persist(lambda _: self._upgrade(), 0))
         self._wake = PostgresWake(self._pool, self._watch)
         try:
             await self._wake.open()

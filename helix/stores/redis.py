@@ -7,7 +7,6 @@ fence. How much of it survives is the server's setting: with `appendonly yes` an
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import json
 import secrets
@@ -21,7 +20,7 @@ import anyio
 from helix.errors import RunExists, SessionBusy, StoreError, UnknownRun, UsageError
 from helix.store import ENDED, Claim, NewRun, Post, RunRecord, SessionRecord, Write, busy, ended, is_delta, refusal
 from helix.stores import _redis_lua as lua
-from helix.stores._lost import check_asyncio, is_written, persist, persist_to_the_end, stop
+from helix.stores._lost import Listening, check_asyncio, is_written, persist, persist_to_the_end
 from helix.stores._redis_client import RedisClient
 from helix.stores.watch import Positions, Watch
 
@@ -43,7 +42,7 @@ class RedisStore:
         self._patience = patience
         self._watch = Watch(self._positions, every=1.0)
         self._me = secrets.token_hex(4)
-        self._listening: asyncio.Task[None] | None = None
+        self._listening: Listening | None = None
         self._hearing = anyio.Event()
 
     def __repr__(self) -> str:
@@ -60,7 +59,7 @@ class RedisStore:
             with anyio.CancelScope(shield=True):
                 await self._client.close()
             raise
-        self._listening = asyncio.create_task(self._client.listen(self._hear, self._begin_to_hear))
+        self._listening = Listening(lambda: self._client.listen(self._hear, self._begin_to_hear))
         try:
             with anyio.move_on_after(2):
                 await self._hearing.wait()
@@ -75,7 +74,7 @@ class RedisStore:
         listening, self._listening = self._listening, None
         with anyio.CancelScope(shield=True):
             if listening is not None:
-                await stop(listening)
+                await listening.stop()
             await self._client.close()
 
     async def create(self, run: NewRun, chunks: Sequence[bytes], *, owner: str, lease: float) -> Claim:
