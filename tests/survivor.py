@@ -157,10 +157,11 @@ class Doomed:
             die()
         if when == "during":
             asyncio.get_running_loop().create_task(_die_soon())
-        found = await method(*given, **options)
-        if when == "after":
-            die()
-        return found
+        try:
+            return await method(*given, **options)
+        finally:  # the listener's look into the inbox may be cancelled
+            if when == "after":
+                die()
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
