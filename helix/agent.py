@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from types import NoneType
-from typing import Any, Generic, cast
+from typing import Any, Generic, TypeAlias, cast
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 from pydantic_core import to_json
@@ -33,6 +34,13 @@ OUTPUT_TOOL = "final_result"
 Instructions = str | Callable[[ToolContext[Any, Any]], str | Awaitable[str]]
 
 
+OutputValidator: TypeAlias = (
+    Callable[[OutputT], OutputT | Awaitable[OutputT | None] | None]
+    | Callable[[ToolContext[StateT, DepsT], OutputT], OutputT | Awaitable[OutputT | None] | None]
+)
+"""Gives a changed output, or None where it stays as it is; raises `ModelRetry` to have it corrected."""
+
+
 class Agent(Generic[OutputT, StateT, DepsT]):
     """An agent: frozen data, reusable, shared between runs.
 
@@ -48,6 +56,9 @@ class Agent(Generic[OutputT, StateT, DepsT]):
         sub_agents: agents that it may delegate to, or `agent.as_tool(…)`.
         limits: bounds for it and everything below it.
         settings: how to ask its model.
+        output_validators: functions of the output, or of the context and the output, sync or async. Each may give a
+            changed output (None: it stays as it is), or raise `ModelRetry` with what the model is told. They are asked
+            in this order for each output that fits its type, text included.
         output_retries: how often the model may correct an output that was not valid.
 
     Attributes:
@@ -69,6 +80,7 @@ class Agent(Generic[OutputT, StateT, DepsT]):
     sub_agents: tuple[AgentTool, ...]
     limits: Limits | None
     settings: ModelSettings
+    output_validators: tuple[Callable[[ToolContext[Any, Any], Any], Any], ...]
     output_retries: int
     output_schema: OutputSchema[OutputT]
     state_schema: StateSchema[StateT]
@@ -81,6 +93,7 @@ class Agent(Generic[OutputT, StateT, DepsT]):
         description: str = "",
         instructions: str | Callable[[ToolContext[StateT, DepsT]], str | Awaitable[str]] = "",
         output_type: TypeForm[OutputT] = str,
+        output_validators: Sequence[OutputValidator[OutputT, StateT, DepsT]] = (),
         state_type: type[StateT] = NoneType,
         deps_type: type[DepsT] = object,
         tools: Sequence[Tool[..., Any] | Toolset | Callable[..., Any]] = (),
@@ -101,6 +114,7 @@ class Agent(Generic[OutputT, StateT, DepsT]):
         self.limits = limits
         self.settings = settings or ModelSettings()
         self.output_retries = output_retries
+        self.output_validators = tuple(_as_validator(name, function) for function in output_validators)
         self.output_schema = OutputSchema(output_type)
         self.state_schema = StateSchema(state_type)
         self.state_schema.check_defaults()
@@ -293,6 +307,17 @@ def _as_tool(item: Any) -> Tool[..., Any]:
     if isinstance(item, Agent):
         raise DefinitionError(f"{item!r} stands in tools; put it in sub_agents")
     return cast(Tool[..., Any], item) if isinstance(item, Tool) else make_tool(item)
+
+
+def _as_validator(agent: str, function: Any) -> Callable[[Any, Any], Any]:
+    """The function as one of the context and the output."""
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = signature(function).parameters.values()
+    wanted = [p for p in parameters if p.default is p.empty and p.kind in positional]
+    if len(wanted) not in (1, 2):
+        problem = f"takes {len(wanted)} arguments, not (output) or (ctx, output)"
+        raise DefinitionError(f"agent {agent!r}: the output validator {function!r} {problem}")
+    return function if len(wanted) == 2 else lambda _, output: function(output)
 
 
 def _by_name(agent: str, reserved: Sequence[str], tools: Sequence[Tool[..., Any]]) -> dict[str, Tool[..., Any]]:

@@ -6,7 +6,6 @@ answer comes through the log, whoever gave it: `owner.take` appends it and wakes
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from typing import Any, Literal, TypeAlias, cast
 
@@ -14,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from helix import chunks as c
-from helix.call import Delegate, LiveCall
+from helix.call import Delegate, ask_user_code
 from helix.commands import Answer, Approve, ClientResult, Deny, Respond
 from helix.endings import end_call
 from helix.errors import HelixError
@@ -101,12 +100,7 @@ async def _reason(
     asks = tool.requires_approval
     if isinstance(asks, bool):
         return ""
-    host = LiveCall(live, "", delegate)
-    try:
-        given: Any = asks(dataclasses.replace(host.context, tool_call_id=call.tool_call_id), arguments)
-        given = await given if inspect.isawaitable(given) else given
-    finally:
-        host.close()
+    given = await ask_user_code(live, delegate, asks, arguments, tool_call_id=call.tool_call_id)
     if not isinstance(given, bool | str):  # a forgotten `return` must not let the call through
         raise TypeError(f"it must give a bool or a text, not {type(given).__name__}")
     return (c.clean_text(given) or None) if isinstance(given, str) else ("" if given else None)

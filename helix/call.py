@@ -5,11 +5,13 @@ Floor 3: above `live`; `steps` opens and closes it, the loop runs the children (
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -70,7 +72,7 @@ class Delegate(Protocol):
 
 
 class LiveCall:
-    """The host of one body's `ToolContext`; with an empty `call_id`, that of dynamic instructions.
+    """The host of one body's `ToolContext`; with an empty `call_id`, that of other user code.
 
     Attributes:
         scope: cancels the body.
@@ -171,7 +173,7 @@ class LiveCall:
         """Starts a child, or finds it: a body that runs again gets the children that it started before."""
         self._check_open()
         if not self._call_id:
-            raise UsageError("agents are run in a tool, not in instructions or requires_approval")
+            raise UsageError("agents are run in a tool, not in instructions, requires_approval or validators")
         prompt = as_text(c.to_json_value(input, where="input"))
         known = self._known(agent.name, prompt, key)
         if known is not None:
@@ -303,6 +305,18 @@ class LiveCall:
     def _output(self, node: AgentNode, text: str, channel: c.Channel) -> c.Chunk:
         name = node.calls[self._call_id].tool_name
         return c.ToolOutputDelta(node.agent_id, node.agent_type, self._call_id, name, text, channel)
+
+
+async def ask_user_code(
+    live: LiveAgent, delegate: Delegate, function: Callable[..., Any], *arguments: Any, tool_call_id: str = ""
+) -> Any:
+    """What a function gives that is no tool's body, such as instructions: sync or async, its context first."""
+    host = LiveCall(live, "", delegate)
+    try:
+        given = function(replace(host.context, tool_call_id=tool_call_id), *arguments)
+        return await given if inspect.isawaitable(given) else given
+    finally:
+        host.close()
 
 
 class _StateUpdate:

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from helix.agent import Agent
+from helix.agent import OUTPUT_TOOL, Agent
 from helix.chunks import ErrorCode
 from helix.fold import AgentNode, CallNode
 from helix.limits import Usage
+from helix.messages import AssistantMessage
+from helix.schema import is_json
 from helix.tools import Tool
 
 EXPECTED_TOKENS = 1000
@@ -21,11 +23,15 @@ EXPECTED_TOKENS = 1000
 
 @dataclass(slots=True, frozen=True)
 class Ask:
-    """Make a model call: this step, this attempt; under a token limit, with this reservation."""
+    """Make a model call: this step, this attempt; under a token limit, with this reservation.
+
+    With `force_output` the model may give its structured output, and nothing else.
+    """
 
     step: int
     attempt: int
     reserve: Usage | None = None
+    force_output: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,9 +43,16 @@ class Answer:
 
 @dataclass(slots=True, frozen=True)
 class Judge:
-    """The model gave its structured output as this text: validate it."""
+    """The model gave its output as this text: validate it."""
 
     text: str
+
+
+@dataclass(slots=True, frozen=True)
+class Finish:
+    """These calls, in call order, are of tools that finish: the first result that is valid is the output."""
+
+    calls: tuple[CallNode, ...]
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,7 +74,7 @@ class End:
     code: ErrorCode | None = None
 
 
-Action: TypeAlias = Ask | Answer | Judge | Wait | Park | End
+Action: TypeAlias = Ask | Answer | Judge | Finish | Wait | Park | End
 
 
 def decide(
@@ -78,14 +91,24 @@ def decide(
         return End("failed", node.error, node.error_code)
     if node.has_output:
         return End("completed")
-    failure = _too_many_failures(node, agent, agent.toolbox() if tools is None else tools)
+    tools = agent.toolbox() if tools is None else tools
+    finishing = tuple(call for call in node.calls.values() if call.error is None and _finishes(call, tools))
+    if finishing and not node.output_refused:
+        return Finish(finishing)
+    failure = _too_many_failures(node, agent, tools)
     if failure is not None:
         return failure
     if node.last is not None and not node.last.tool_calls and not node.inbox and node.attempt == 0:
-        return Judge(node.last.text or node.last.refusal) if agent.output_schema.structured else End("completed")
+        judged = agent.output_schema.structured or agent.output_validators
+        return Judge(node.last.text or node.last.refusal) if judged else End("completed")
     if stopping:
         return Park()
     return _admit(node, agent)
+
+
+def _finishes(call: CallNode, tools: Mapping[str, Tool[..., Any]]) -> bool:
+    tool = tools.get(call.tool_name)
+    return tool is not None and tool.finishes
 
 
 def _too_many_failures(node: AgentNode, agent: Agent[Any, Any, Any], tools: Mapping[str, Tool[..., Any]]) -> End | None:
@@ -103,8 +126,9 @@ def _too_many_failures(node: AgentNode, agent: Agent[Any, Any, Any], tools: Mapp
 
 def _admit(node: AgentNode, agent: Agent[Any, Any, Any]) -> Action:
     """Ask, if the limits of the agent and of all above it have room for one more model call."""
-    steps = node.limits.steps
-    if steps is not None and node.steps >= steps:
+    steps, may_force = node.limits.steps, agent.output_schema.structured
+    is_over = steps is not None and node.steps >= steps
+    if is_over and not (may_force and node.steps == steps):  # one more, for the output alone
         return End("failed", f"the limit of {steps} steps is reached", "limit_steps")
     expected = node.usage.total_tokens // max(1, node.steps) or agent.settings.max_tokens or EXPECTED_TOKENS
     reserve: Usage | None = None
@@ -123,4 +147,12 @@ def _admit(node: AgentNode, agent: Agent[Any, Any, Any]) -> Action:
     if wait:
         return Wait()
     step = node.step if node.attempt else node.step + 1
-    return Ask(step, node.attempt + 1, reserve)
+    return Ask(step, node.attempt + 1, reserve, may_force and (is_over or _gave_no_output(node)))
+
+
+def _gave_no_output(node: AgentNode) -> bool:
+    """Whether the last step would have been the end, but said no JSON: mere words, or an output that was cut off."""
+    last = node.last or AssistantMessage()
+    if last.tool_calls:
+        return all(call.tool_name == OUTPUT_TOOL and isinstance(call.arguments, str) for call in last.tool_calls)
+    return node.output_refused and not is_json(last.text)

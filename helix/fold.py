@@ -233,6 +233,7 @@ def _step_end(tree: RunTree, chunk: c.StepEnd) -> None:
         node.attempt = 0
         node.finish_reason = chunk.finish_reason
         node.last = chunk.message or AssistantMessage()
+        node.output_refused = False
         node.calls = {
             call.tool_call_id: CallNode(call.tool_call_id, call.tool_name, call.arguments)
             for call in node.last.tool_calls
@@ -279,6 +280,7 @@ def _message(tree: RunTree, chunk: c.MessageChunk) -> None:
     node.inbox.append(chunk.message)
     if chunk.kind == "feedback":
         node.output_failures += 1
+        node.output_refused = True
     if chunk.command_id is not None:
         tree.commands.add(chunk.command_id)
 

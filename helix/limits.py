@@ -51,7 +51,7 @@ class Limits:
 
     | name | bounds | default | at the limit |
     |---|---|---|---|
-    | `steps` | committed model calls of each agent | 50 | the agent ends `failed(limit_steps)` |
+    | `steps` | committed model calls of each agent | 50 | one call for the output; then `failed(limit_steps)` |
     | `depth` | levels of delegation; the root is level 0 | 8 | the call fails with `limit_depth` |
     | `fan_out` | tool calls of one step | 32 | surplus calls fail with `limit_fan_out` |
     | `concurrency` | model calls that are open at once in the subtree | none | waits |

@@ -7,7 +7,6 @@ parked.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Sequence
@@ -17,14 +16,15 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from helix import chunks as c
-from helix.agent import OUTPUT_TOOL, Agent, AgentTool
+from helix.agent import Agent, AgentTool
 from helix.approvals import ask_first
-from helix.call import LiveCall
+from helix.call import ask_user_code
 from helix.context import Runnable
-from helix.decide import Answer, Ask, End, Judge, Park, Wait, decide
+from helix.decide import Answer, Ask, End, Finish, Judge, Park, Wait, decide
 from helix.endings import end_agent, end_call
 from helix.errors import LimitReached, did_you_mean
 from helix.fold import AgentNode, CallNode
+from helix.judging import judge_call, judge_results, judge_text
 from helix.limits import Limits
 from helix.live import LiveAgent, result_of
 from helix.log import now_ms
@@ -99,8 +99,8 @@ async def _turns(live: LiveAgent) -> bool:
                     return False
             case Ask():
                 await _ask(live, action)
-            case Judge(text):
-                _judge(live, text)
+            case Judge() | Finish():
+                await _conclude(live, action)
             case Wait():
                 await run.log.room()
             case Park():
@@ -116,42 +116,28 @@ async def _ask(live: LiveAgent, action: Ask) -> None:
         instructions = await _instructions(live, instructions)
         if decide(live.node, live.agent, tools=live.tools, stopping=live.stopping) != action:
             return  # it awaited, and a limit or a stop came in between
-    delay = await call_model(live, action.step, action.attempt, instructions, action.reserve)
+    delay = await call_model(live, action, instructions)
     if delay:
         with anyio.move_on_after(delay):
             await (live.run.stop.wait() if live.parkable else anyio.sleep_forever())
 
 
 async def _instructions(live: LiveAgent, function: Any) -> str:
-    host = LiveCall(live, "", DELEGATE)
-    try:
-        given = function(host.context)
-        text = await given if inspect.isawaitable(given) else given
-        if not isinstance(text, str):
-            raise TypeError(f"instructions must give a text, not {type(text).__name__}")
-        return text
-    finally:
-        host.close()
+    text = await ask_user_code(live, DELEGATE, function)
+    if not isinstance(text, str):
+        raise TypeError(f"instructions must give a text, not {type(text).__name__}")
+    return text
 
 
-def _judge(live: LiveAgent, text: str) -> None:
-    node, log = live.node, live.run.log
-    try:
-        output = _output(live, text)
-    except ValueError as error:
-        why = f"That is not a valid final result.\n{error}\nGive it again, by calling {OUTPUT_TOOL} or as JSON."
-        log.append(c.MessageChunk(node.agent_id, node.agent_type, UserMessage(why), "feedback"))
-    else:
-        log.append(c.Output(node.agent_id, node.agent_type, output))
-
-
-def _output(live: LiveAgent, given: Any) -> Any:
-    """The structured output that the model gave, as JSON; the validated object is kept for the result."""
-    schema = live.agent.output_schema
-    output = schema.validate_text(given) if isinstance(given, str) else schema.validate(given)
-    value = schema.to_json(output)
-    live.run.outputs.setdefault(live.agent_id, output)
-    return value
+async def _conclude(live: LiveAgent, action: Judge | Finish) -> None:
+    """Ends the run with the output that the model or a tool gave, or tells the model why that is none."""
+    match action:
+        case Judge(text):
+            verdict = await judge_text(live, text, DELEGATE)
+        case Finish(calls):
+            verdict = await judge_results(live, calls, DELEGATE)
+    if decide(live.node, live.agent, tools=live.tools, stopping=live.stopping) == action:
+        live.run.log.append(verdict)  # else a validator awaited, and something was said to the agent
 
 
 # --- answering calls
@@ -175,8 +161,7 @@ async def _answer(live: LiveAgent, calls: Sequence[CallNode]) -> bool:
     if not all(done):
         return False
     for call in output_calls:
-        _judge_call(live, call)
-    _finish_early(live)
+        await judge_call(live, call, DELEGATE)
     return True
 
 
@@ -228,32 +213,6 @@ def _refuse_surplus(live: LiveAgent, calls: Sequence[CallNode]) -> None:
         if not call.attempt:
             text = f"only {limit} calls are allowed in one step; this one was not run"
             log.append(*end_call(log, live.node, call, error=text, code="limit_fan_out"))
-
-
-def _judge_call(live: LiveAgent, call: CallNode) -> None:
-    node, log = live.node, live.run.log
-    try:
-        output = _output(live, call.arguments)
-    except ValueError as error:
-        log.append(*end_call(log, node, call, error=str(error), code="output_invalid"))
-        return
-    first = () if node.has_output else (c.Output(node.agent_id, node.agent_type, output),)
-    log.append(*first, *end_call(log, node, call, "This is the final result."))
-
-
-def _finish_early(live: LiveAgent) -> None:
-    """A tool with `finishes=True` has given the output, if it is a valid one."""
-    node, log = live.node, live.run.log
-    for call in node.calls.values():
-        tool = live.tools.get(call.tool_name)
-        if tool is None or not tool.finishes or call.error is not None or node.has_output:
-            continue
-        try:
-            output = _output(live, call.result) if live.agent.output_schema.structured else call.content
-            log.append(c.Output(node.agent_id, node.agent_type, output))
-        except ValueError as error:
-            why = f"The result of {call.tool_name} is not a valid final result.\n{error}"
-            log.append(c.MessageChunk(node.agent_id, node.agent_type, UserMessage(why), "feedback"))
 
 
 # --- delegating

@@ -181,6 +181,8 @@ class ModelRequest:
         tools: what the model may call.
         output: the structured output that is asked for, if any.
         settings: how to ask.
+        force_output: the model is to give `output` now, and to call nothing else. The tools stay in the request: they
+            stand first in a provider's prompt cache.
     """
 
     agent_id: str
@@ -192,6 +194,7 @@ class ModelRequest:
     tools: Sequence[ToolDefinition]
     output: OutputDefinition | None
     settings: ModelSettings
+    force_output: bool = False
 
 
 class Emit(Protocol):

@@ -94,6 +94,8 @@ class AgentNode:
     failures: dict[str, int] = field(default_factory=dict[str, int])
     """How often each tool failed in a row."""
     output_failures: int = 0
+    output_refused: bool = False
+    """What its last committed step came to was no valid output: the model was told so by a message."""
     has_output: bool = False
     output: Any = None
     finish_reason: c.FinishReason | None = None

@@ -84,6 +84,17 @@ class OutputSchema(Generic[OutputT]):
         """
         return validated(self._adapter, value)
 
+    def check(self, output: Any) -> OutputT:
+        """An output made by Python code, such as a validator's.
+
+        Raises:
+            TypeError: it is not of the type.
+        """
+        try:
+            return self._adapter.validate_python(output)
+        except ValidationError as error:
+            raise TypeError(explain(error)) from None
+
     def to_json(self, output: OutputT) -> Any:
         """The output as JSON data.
 
@@ -91,6 +102,15 @@ class OutputSchema(Generic[OutputT]):
             ValueError: it has no JSON form.
         """
         return to_json_value(self._adapter.dump_python(output, mode="json", by_alias=False), where="output")
+
+
+def is_json(text: str) -> bool:
+    """Whether the text is JSON, whatever its type."""
+    try:
+        from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def validated(adapter: TypeAdapter[Any], value: Any) -> Any:

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from helix import chunks as c
 from helix.call import Delegate, LiveCall
+from helix.decide import Ask
 from helix.endings import end_call
 from helix.errors import LimitReached, ModelError, ModelRetry
 from helix.fold import CallNode
@@ -33,13 +34,14 @@ MAX_RETRY_AFTER = 3600.0
 """Seconds; a server that asks for more is asked after that all the same."""
 
 
-async def call_model(live: LiveAgent, step: int, attempt: int, instructions: str, reserve: Usage | None) -> float:
+async def call_model(live: LiveAgent, ask: Ask, instructions: str) -> float:
     """One model call: `step_start` … `step_end`. Returns the seconds to wait before it is tried again.
 
     Nothing is awaited between the call of this and its `step_start`, which is the reservation under the limits.
     """
     log, node, output = live.run.log, live.node, live.agent.output_definition
-    log.append(c.StepStart(node.agent_id, node.agent_type, step, attempt, live.model.name, reserve))
+    step, attempt = ask.step, ask.attempt
+    log.append(c.StepStart(node.agent_id, node.agent_type, step, attempt, live.model.name, ask.reserve))
     reply = Reply(log.append, node.agent_id, node.agent_type, output, node.call_ids)
     request = ModelRequest(
         agent_id=node.agent_id,
@@ -51,6 +53,7 @@ async def call_model(live: LiveAgent, step: int, attempt: int, instructions: str
         tools=live.definitions,
         output=output,
         settings=live.agent.settings,
+        force_output=ask.force_output,
     )
     try:
         answer = await _ask(live, request, reply)

@@ -8,9 +8,10 @@ import pytest
 from pydantic import BaseModel
 
 from helix import Agent, Limits, ModelSettings, Usage, UserMessage, tool
+from helix.agent import OUTPUT_TOOL
 from helix.chunks import Chunk, ErrorChunk, MessageChunk, Output, RunStart, StepEnd, StepStart, SubagentStart, ToolEnd
-from helix.decide import Answer, Ask, End, Judge, Park, Wait, decide
-from helix.fold import AgentNode, RunTree
+from helix.decide import Answer, Ask, End, Finish, Judge, Park, Wait, decide
+from helix.fold import AgentNode, CallNode, RunTree
 from helix.messages import AssistantMessage, Part, RefusalPart, TextPart, ToolCall
 
 
@@ -23,10 +24,18 @@ def work() -> str:
     return ""
 
 
-PLAIN = Agent("a", tools=[work])
+@tool(finishes=True)
+def finish() -> str:
+    return "done"
+
+
+PLAIN = Agent("a", tools=[work, finish])
+CHECKED = Agent("a", tools=[work], output_validators=[str.upper])
 STRUCTURED = Agent("a", output_type=Report, tools=[work], output_retries=1)
 ME = ("run", "a")
 CALL = ToolCall("c1", "work", {})
+FINISHING = ToolCall("c1", "finish", {})
+BROKEN_OUTPUT = ToolCall("c1", OUTPUT_TOOL, '{"title": "A lo')
 
 
 def start(limits: Limits | None = None) -> RunStart:
@@ -41,6 +50,14 @@ def step(number: int, *parts: Part, attempt: int = 1, outcome: Any = "committed"
 
 def answered(error: str | None = None, code: str | None = None) -> ToolEnd:
     return ToolEnd(*ME, "c1", "work", None if error else "ok", error, code)
+
+
+def refused(call_id: str) -> ToolEnd:
+    return ToolEnd(*ME, call_id, OUTPUT_TOOL, None, "not valid", "output_invalid")
+
+
+def finished(call_id: str) -> ToolEnd:
+    return ToolEnd(*ME, call_id, "finish", "done")
 
 
 def node_of(*chunks: Chunk) -> AgentNode:
@@ -84,7 +101,102 @@ TABLE: list[tuple[str, Agent[Any, Any, Any], list[Chunk], Any]] = [
     ),
     ("an output is the end", STRUCTURED, [start(), *step(1, HELLO), Output(*ME, {"title": "t"})], End("completed")),
     ("a text may be the output", STRUCTURED, [start(), *step(1, HELLO)], Judge("hello")),
-    ("a bad output is asked for again", STRUCTURED, [start(), *step(1, HELLO), FEEDBACK], Ask(2, 1)),
+    (
+        "a bad output is asked for again, with all tools at hand",
+        STRUCTURED,
+        [start(), *step(1, TextPart('{"titel": 1}')), FEEDBACK],
+        Ask(2, 1),
+    ),
+    (
+        "mere words are no output: that alone is asked for now",
+        STRUCTURED,
+        [start(), *step(1, HELLO), FEEDBACK],
+        Ask(2, 1, force_output=True),
+    ),
+    (
+        "so is it again when the attempt is made again",
+        STRUCTURED,
+        [start(), *step(1, HELLO), FEEDBACK, *step(2, outcome="abandoned")],
+        Ask(2, 2, force_output=True),
+    ),
+    (
+        "a reply that was cut off before it said anything is no output either",
+        STRUCTURED,
+        [start(), *step(1), FEEDBACK],
+        Ask(2, 1, force_output=True),
+    ),
+    (
+        "a call of the output tool that was cut off is made again, and it alone",
+        STRUCTURED,
+        [start(), *step(1, BROKEN_OUTPUT), refused("c1")],
+        Ask(2, 1, force_output=True),
+    ),
+    (
+        "words that a message has overtaken are not judged, and force nothing",
+        STRUCTURED,
+        [start(), *step(1, HELLO), STEERING],
+        Ask(2, 1),
+    ),
+    (
+        "the call after one that was forced is not",
+        STRUCTURED,
+        [start(), *step(1, HELLO), FEEDBACK, *step(2, CALL), answered()],
+        Ask(3, 1),
+    ),
+    (
+        "at the limit of steps the output is asked for once more",
+        STRUCTURED,
+        [start(Limits(steps=1)), *step(1, CALL), answered()],
+        Ask(2, 1, force_output=True),
+    ),
+    (
+        "and not twice",
+        STRUCTURED,
+        [start(Limits(steps=1)), *step(1, CALL), answered(), *step(2, HELLO), FEEDBACK],
+        End("failed", "the limit of 1 steps is reached", "limit_steps"),
+    ),
+    ("words are judged where there are validators", CHECKED, [start(), *step(1, HELLO)], Judge("hello")),
+    (
+        "and asked for again as they were",
+        CHECKED,
+        [start(), *step(1, HELLO), FEEDBACK],
+        Ask(2, 1),
+    ),
+    (
+        "the result of a tool that finishes is the output",
+        PLAIN,
+        [start(), *step(1, FINISHING), finished("c1")],
+        Finish((CallNode("c1", "finish", {}, ended=True, result="done"),)),
+    ),
+    (
+        "once all calls of the step are answered",
+        PLAIN,
+        [start(), *step(1, FINISHING, ToolCall("c2", "work", {})), finished("c1")],
+        Answer((CallNode("c2", "work", {}),)),
+    ),
+    (
+        "one that failed does not finish",
+        PLAIN,
+        [start(), *step(1, FINISHING), ToolEnd(*ME, "c1", "finish", None, "bad", "tool_failed")],
+        Ask(2, 1),
+    ),
+    (
+        "results that are no valid output are told to the model",
+        PLAIN,
+        [start(), *step(1, FINISHING), finished("c1"), FEEDBACK],
+        Ask(2, 1),
+    ),
+    (
+        "of two that finish the first in call order comes first, whenever it was answered",
+        PLAIN,
+        [start(), *step(1, FINISHING, ToolCall("c2", "finish", {})), finished("c2"), finished("c1")],
+        Finish(
+            (
+                CallNode("c1", "finish", {}, ended=True, result="done"),
+                CallNode("c2", "finish", {}, ended=True, result="done"),
+            )
+        ),
+    ),
     (
         "too many bad outputs end it",
         STRUCTURED,

@@ -41,6 +41,7 @@ FLOORS: list[set[str]] = [
         "decide",
         "endings",
         "steps",
+        "judging",
         "live",
         "owner",
         "approvals",

@@ -108,6 +108,28 @@ def instructions_get_the_agents_own_context() -> None:
     Agent("a", instructions=greet, deps_type=int)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+def validators_get_the_output_and_the_agents_own_context() -> None:
+    def checked(output: Report) -> Report:
+        return output
+
+    def only_checked(output: Report) -> None: ...
+
+    async def priced(ctx: ToolContext[Cart, Shop], output: Report) -> Report | None:
+        assert_type(ctx.deps, Shop)
+        return output if ctx.state.items else None
+
+    def of_carts(output: Cart) -> Cart:
+        return output
+
+    both = Agent("a", output_type=Report, output_validators=[checked, only_checked])
+    assert_type(both, Agent[Report, None, object])
+    Agent("a", output_type=Report, output_validators=[checked, priced], state_type=Cart, deps_type=Shop)
+    Agent("a", output_type=list[Report], output_validators=[lambda reports: reports[:3]])
+    Agent("a", output_validators=[str.strip])
+    Agent("a", output_type=Report, output_validators=[of_carts])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    Agent("a", output_type=Report, output_validators=[priced], deps_type=int)  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
 def agents_are_tools_with_their_own_input() -> None:
     assert_type(plain.as_tool().agent, Agent[Any, Any, Any])
     as_tool: Tool[..., Any] = needy.as_tool(input_type=Report, prompt=lambda report: report.title)
