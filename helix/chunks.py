@@ -283,7 +283,7 @@ class RunResume(ChunkBase):
 
 @dataclass(slots=True)
 class StepStart(ChunkBase):
-    """One model call begins; while it is open it is also the reservation of what it may use."""
+    """One call of `model` begins; while it is open it is also the reservation of what it may use."""
 
     step: int
     attempt: int

@@ -227,6 +227,8 @@ def _step_end(tree: RunTree, chunk: c.StepEnd) -> None:
     node.step_open, node.reserve = None, 0
     if chunk.message is not None:
         node.messages.append(chunk.message)
+    if chunk.outcome == "abandoned":
+        node.failed_attempts.append(chunk.reason or "")
     if chunk.outcome == "committed":
         tree.crashes = 0
         node.steps += 1

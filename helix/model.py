@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 from helix.chunks import FinishReason
 from helix.errors import ModelError
@@ -183,6 +183,7 @@ class ModelRequest:
         settings: how to ask.
         force_output: the model is to give `output` now, and to call nothing else. The tools stay in the request: they
             stand first in a provider's prompt cache.
+        failures: why each of the agent's attempts failed so far, in all its steps, oldest first: mostly error codes.
     """
 
     agent_id: str
@@ -195,6 +196,7 @@ class ModelRequest:
     output: OutputDefinition | None
     settings: ModelSettings
     force_output: bool = False
+    failures: Sequence[str] = ()
 
 
 class Emit(Protocol):
@@ -264,4 +266,29 @@ class Model(Protocol):
         Raises:
             ModelError: the call failed. A reply that broke off is an error too, never a success.
         """
+        ...
+
+
+@dataclass(slots=True, frozen=True)
+class Choice:
+    """Which model an attempt asks, and what comes after a failure.
+
+    Attributes:
+        model: the one that is asked; the log's step has its name.
+        retries: how many retries the step has had, which `max_retries` bounds.
+        following: asked next, at once, if this one fails with one of `on`; that is no retry. None: there is no other.
+    """
+
+    model: Model
+    retries: int
+    following: Model | None = None
+    on: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class ChoosingModel(Model, Protocol):
+    """A model that leaves each attempt to another one."""
+
+    def choose(self, failures: Sequence[str], attempt: int) -> Choice:
+        """Whom `respond` asks when a request has these `failures` and this `attempt`; it depends on nothing else."""
         ...

@@ -91,6 +91,8 @@ class AgentNode:
     children: list[str] = field(default_factory=list[str])
     usage: Usage = field(default_factory=Usage)
     tree_usage: Usage = field(default_factory=Usage)
+    failed_attempts: list[str] = field(default_factory=list[str])
+    """Why each abandoned attempt of a step failed, in order."""
     failures: dict[str, int] = field(default_factory=dict[str, int])
     """How often each tool failed in a row."""
     output_failures: int = 0

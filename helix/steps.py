@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, cast
 
 import anyio
@@ -23,7 +23,7 @@ from helix.errors import LimitReached, ModelError, ModelRetry
 from helix.fold import CallNode
 from helix.limits import Usage
 from helix.live import LiveAgent
-from helix.model import ModelReply, ModelRequest
+from helix.model import Choice, ChoosingModel, Model, ModelReply, ModelRequest, ModelSettings
 from helix.reply import Reply
 from helix.tools import Tool
 
@@ -41,7 +41,9 @@ async def call_model(live: LiveAgent, ask: Ask, instructions: str) -> float:
     """
     log, node, output = live.run.log, live.node, live.agent.output_definition
     step, attempt = ask.step, ask.attempt
-    log.append(c.StepStart(node.agent_id, node.agent_type, step, attempt, live.model.name, ask.reserve))
+    failures = tuple(node.failed_attempts)
+    choice = _choose(live.model, failures, attempt)
+    log.append(c.StepStart(node.agent_id, node.agent_type, step, attempt, choice.model.name, ask.reserve))
     reply = Reply(log.append, node.agent_id, node.agent_type, output, node.call_ids)
     request = ModelRequest(
         agent_id=node.agent_id,
@@ -54,47 +56,60 @@ async def call_model(live: LiveAgent, ask: Ask, instructions: str) -> float:
         output=output,
         settings=live.agent.settings,
         force_output=ask.force_output,
+        failures=failures,
     )
     try:
-        answer = await _ask(live, request, reply)
+        answer = await _ask(choice.model, request, reply)
         message, reason = reply.finish(), answer.finish_reason
     except ModelError as error:
-        return _abandon(live, step, attempt, error)
+        return _abandon(live, request, choice, error)
     finally:
         reply.close()
     log.append(c.StepEnd(node.agent_id, node.agent_type, step, attempt, "committed", answer.usage, message, reason))
     return 0
 
 
-async def _ask(live: LiveAgent, request: ModelRequest, reply: Reply) -> ModelReply:
+def _choose(model: Model, failures: Sequence[str], attempt: int) -> Choice:
+    return model.choose(failures, attempt) if isinstance(model, ChoosingModel) else Choice(model, attempt - 1)
+
+
+async def _ask(model: Model, request: ModelRequest, reply: Reply) -> ModelReply:
     timeout = request.settings.timeout
     try:
         with anyio.fail_after(timeout):
-            return await live.model.respond(request, reply)
+            return await model.respond(request, reply)
     except ModelError:
         raise
     except TimeoutError as error:
         text = f"the model did not answer within {timeout:g} s" if timeout else describe(error)
         raise ModelError("model_unavailable", text, retryable=True) from None
     except Exception as error:
-        raise ModelError("internal", f"{live.model.name}: {describe(error)}") from error
+        raise ModelError("internal", f"{model.name}: {describe(error)}") from error
 
 
-def _abandon(live: LiveAgent, step: int, attempt: int, error: ModelError) -> float:
-    node, settings = live.node, live.agent.settings
-    again = error.retryable and attempt <= (DEFAULT_RETRIES if settings.max_retries is None else settings.max_retries)
+def _abandon(live: LiveAgent, request: ModelRequest, choice: Choice, error: ModelError) -> float:
+    node, settings = live.node, request.settings
     code = cast(c.ErrorCode, error.code if error.code in c.ERROR_CODES else "internal")
+    following = choice.following if code in choice.on else None
+    retries = DEFAULT_RETRIES if settings.max_retries is None else settings.max_retries
+    again = following is not None or (error.retryable and choice.retries < retries)
+    text = error.message if choice.model is live.model else f"{choice.model.name}: {error.message}"
+    if following is not None:
+        text = f"{text.rstrip('.')}; next: {following.name}"
     usage = error.usage or Usage(requests=1)
     live.run.log.append(
-        c.ErrorChunk(node.agent_id, node.agent_type, error.message, code, again, detail=error.detail),
-        c.StepEnd(node.agent_id, node.agent_type, step, attempt, "abandoned", usage, reason=code),
+        c.ErrorChunk(node.agent_id, node.agent_type, text, code, again, detail=error.detail),
+        c.StepEnd(node.agent_id, node.agent_type, request.step, request.attempt, "abandoned", usage, reason=code),
     )
-    if not again:
-        return 0
+    return _wait(choice.retries, error, settings) if again and following is None else 0
+
+
+def _wait(retries: int, error: ModelError, settings: ModelSettings) -> float:
+    """Seconds before the next retry; `retries` have been made."""
     if error.retry_after is not None:
         return min(error.retry_after, MAX_RETRY_AFTER)
     first = DEFAULT_RETRY_DELAY if settings.retry_delay is None else settings.retry_delay
-    return min(first * 2 ** (attempt - 1), MAX_RETRY_DELAY) * random.uniform(0.5, 1)
+    return min(first * 2**retries, MAX_RETRY_DELAY) * random.uniform(0.5, 1)
 
 
 async def run_tool(live: LiveAgent, call: CallNode, tool: Tool[..., Any], delegate: Delegate) -> bool:

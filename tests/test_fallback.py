@@ -12,11 +12,11 @@ import helix
 from helix import Agent, ModelError, ModelSettings, RunFailed, tool
 from helix.errors import DefinitionError, MissingKey, UnknownModel
 from helix.limits import Usage
-from helix.model import Emit, History, Model, ModelReply, ModelRequest
-from helix.models import fallback
+from helix.model import History, Model, ModelRequest
 from helix.models.fallback import FallbackModel
 from helix.models.google import GoogleModel
 from helix.testing import Call, ScriptedModel, Turn, check_stream
+from tests.dialects import DIALECTS, event
 from tests.recorded import Recorder
 from tests.replay import JSON, Answer, ReplayServer
 
@@ -85,7 +85,8 @@ async def test_the_next_model_answers_when_one_fails_in_mid_reply_and_both_attem
     assert steps(chunks) == [(1, 1, "abandoned"), (1, 2, "committed")]
     assert errors(chunks) == ["one: Too many requests; next: two"]
     assert [chunk.code for chunk in chunks if chunk.type == "error"] == ["model_rate_limited"]
-    assert {chunk.model for chunk in chunks if chunk.type == "step_start"} == {"fallback(one, two)"}
+    assert [chunk.model for chunk in chunks if chunk.type == "step_start"] == ["one", "two"]
+    assert [chunk.model for chunk in chunks if chunk.type == "run_start"] == ["fallback(one, two)"]
     assert [type(message).__name__ for message in result.messages] == ["UserMessage", "AssistantMessage"]
     assert second.requests[0].attempt == 2
 
@@ -141,14 +142,54 @@ async def test_only_the_codes_of_on_pass_the_turn_on() -> None:
     assert (result.output, errors(chunks)) == ("Up again.", ["one: Down."])
 
 
-async def test_a_step_has_no_more_attempts_than_its_retries() -> None:
-    models = [Named(str(number), failing()) for number in range(4)]
-    with pytest.raises(RunFailed):
-        await helix.run(Agent("a", model=FallbackModel(*models, Named("last", "x"))), "go")
-    assert [len(model.requests) for model in models] == [1, 1, 1, 0]
-    models = [Named(str(number), failing()) for number in range(4)]
-    result, chunks = await watched(FallbackModel(*models, Named("last", "x")), settings=ModelSettings(max_retries=4))
+async def test_a_switch_is_no_retry_and_a_retry_is_another_round() -> None:
+    models = [Named(str(number), failing(), failing(), failing()) for number in range(4)]
+    result, chunks = await watched(FallbackModel(*models, Named("last", "x")))
     assert (result.output, len(steps(chunks))) == ("x", 5)
+    down = ModelError("model_unavailable", "Down.", retryable=True, retry_after=0.0)
+    models = [Named(str(number), *[failing(down)] * 9) for number in range(3)]
+    with pytest.raises(RunFailed, match="2: Down"):
+        await helix.run(Agent("a", model=FallbackModel(*models), settings=ModelSettings(max_retries=1)), "go")
+    assert [len(model.requests) for model in models] == [2, 2, 2]
+
+
+async def test_a_step_that_begins_with_the_second_model_asks_the_first_before_it_gives_up() -> None:
+    @tool
+    def look() -> str:
+        return "seen"
+
+    first = Named("one", failing(), "From the first.")
+    second = Named("two", Turn(calls=[Call("look")]), failing())
+    agent = Agent("a", model=FallbackModel(first, second), tools=[look], settings=ModelSettings(max_retries=0))
+    assert (await helix.run(agent, "go")).output == "From the first."
+
+
+async def test_a_failure_that_is_not_in_on_is_a_retry_of_the_same_model() -> None:
+    same = ModelError("model_unavailable", "Down.", retryable=True, retry_after=0.0)
+    first, second = Named("one", failing(same), failing(same), failing(WRONG)), Named("two", failing(same), "Right.")
+    model = FallbackModel(first, second, on=["model_rejected"])
+    with pytest.raises(RunFailed, match="two: Down"):
+        await helix.run(Agent("a", model=model, settings=ModelSettings(max_retries=2)), "go")
+    assert (len(first.requests), len(second.requests)) == (3, 1)
+
+
+async def test_what_a_provider_wants_back_goes_to_no_other() -> None:
+    @tool
+    def look() -> str:
+        return "seen"
+
+    signature = "signed-by-google-alone"
+    call = {"functionCall": {"name": "look", "args": {}}, "thoughtSignature": signature}
+    said = {"candidates": [{"content": {"parts": [call]}, "finishReason": "STOP"}]}
+    busy = Answer(body=b'{"error":{"code":503,"status":"UNAVAILABLE"}}', status=503, content_type=JSON)
+    google = [Answer(body=event(said)), busy]
+    for other in DIALECTS[:3]:
+        with ReplayServer(google) as first, ReplayServer(Answer(body=other.said("Done."))) as second:
+            gemini = GoogleModel("gemini-3-pro", api_key="AIza-not-a-key", base_url=first.url)
+            agent = Agent("a", model=FallbackModel(gemini, other.model(second.url)), tools=[look])
+            assert (await helix.run(agent, "go")).output == "Done."
+        assert signature in str(first.requests[1])
+        assert signature not in str(second.requests[0])
 
 
 async def test_a_model_that_takes_too_long_passes_the_turn_on() -> None:
@@ -158,16 +199,6 @@ async def test_a_model_that_takes_too_long_passes_the_turn_on() -> None:
     assert result.output == "Here."
     assert steps(chunks) == [(1, 1, "abandoned"), (1, 2, "abandoned"), (1, 3, "committed")]
     assert [len(model.requests) for model in (first, second, third)] == [1, 1, 1]
-
-
-async def test_another_run_of_the_same_id_begins_with_the_first() -> None:
-    first, second = Named("one", failing(), "x"), Named("two")
-    model = FallbackModel(first, second)
-    with pytest.raises(ModelError):
-        await model.respond(request_of("r"), Recorder())
-    recorder = Recorder()
-    await model.respond(request_of("r"), recorder)
-    assert recorder.said == "x"
 
 
 async def test_what_a_failed_attempt_used_is_counted() -> None:
@@ -200,34 +231,30 @@ async def test_a_model_that_cannot_be_opened_leaves_none_open() -> None:
     assert first.users == 0
 
 
-async def test_after_a_restart_the_attempt_tells_whose_turn_it_is() -> None:
-    asked: list[str] = []
-
-    def spy(name: str) -> Model:
-        class Spy(Named):
-            async def respond(self, request: ModelRequest, emit: Emit) -> ModelReply:
-                asked.append(self.name)
-                return ModelReply("stop", Usage())
-
-        return Spy(name)
-
-    model = FallbackModel(spy("one"), spy("two"), spy("three"))
-    for attempt in (1, 2, 3, 4):
-        await model.respond(request_of("r", attempt), Recorder())
-    assert asked == ["one", "two", "three", "one"]
+def chosen(model: FallbackModel, *failures: str, attempt: int) -> tuple[str, int, str | None]:
+    choice = model.choose(failures, attempt)
+    return choice.model.name, choice.retries, None if choice.following is None else choice.following.name
 
 
-def request_of(agent_id: str, attempt: int = 1) -> ModelRequest:
-    return ModelRequest(agent_id, "a", 1, attempt, "", History(), (), None, ModelSettings())
+def test_whose_turn_it_is_follows_from_the_failures_alone() -> None:
+    model = FallbackModel(Named("one"), FallbackModel(Named("two"), Named("three")))
+    busy, crash = "model_rate_limited", "crash"
+    assert chosen(model, attempt=1) == ("one", 0, "two")
+    assert chosen(model, busy, attempt=2) == ("two", 0, "three")
+    assert chosen(model, busy, busy, attempt=3) == ("three", 0, None)
+    assert chosen(model, busy, busy, busy, attempt=4) == ("one", 1, "two")
+    assert chosen(model, busy, attempt=1) == ("two", 0, "three")
+    assert chosen(model, busy, busy, attempt=1) == ("three", 0, "one")
+    assert chosen(model, crash, attempt=2) == ("one", 1, "two")
+    assert chosen(model, busy, crash, busy, attempt=3) == ("three", 1, "one")
 
 
-async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fallback, "_REMEMBERED", 3)
-    model = FallbackModel(ScriptedModel(lambda _: Turn(fail=BUSY)), Named("two"))
-    for number in range(10):
-        with pytest.raises(ModelError):
-            await model.respond(request_of(str(number)), Recorder())
-    assert list(model._turn) == ["7", "8", "9"]
+async def test_a_model_around_it_gets_its_answers_too() -> None:
+    inner = FallbackModel(Named("one", failing()), Named("two", "Here."))
+    recorder = Recorder()
+    request = ModelRequest("r", "a", 1, 2, "", History(), (), None, ModelSettings(), failures=["model_rate_limited"])
+    await inner.respond(request, recorder)
+    assert recorder.said == "Here."
 
 
 async def test_a_real_adapter_that_is_refused_gives_way_to_another() -> None:
