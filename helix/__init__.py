@@ -38,6 +38,7 @@ from helix.limits import Limits, Usage
 from helix.log import MemoryStore
 from helix.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from helix.model import Model, ModelReply, ModelRequest, ModelSettings
+from helix.parts import Audio, File, Image
 from helix.results import RunCancelled, RunError, RunFailed, RunResult, RunSuspended
 from helix.session import Session
 from helix.state import StateMirror, apply_patches
@@ -52,12 +53,15 @@ __all__ = [
     "AlreadyAnswered",
     "Approve",
     "AssistantMessage",
+    "Audio",
     "Chunk",
     "ClientResult",
     "DefinitionError",
     "Deny",
     "Executor",
+    "File",
     "HelixError",
+    "Image",
     "InvalidAnswer",
     "InvalidChunk",
     "InvalidPatch",

@@ -15,9 +15,11 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from pydantic_core import to_json
 from typing_extensions import TypeForm, TypeVar
 
+from helix.chunks import to_content, to_json_value
 from helix.context import ToolContext
 from helix.errors import DefinitionError, UsageError, check_arguments
 from helix.limits import Limits
+from helix.messages import UserMessage
 from helix.model import Model, ModelSettings, OutputDefinition
 from helix.schema import OutputSchema, validated
 from helix.state import StateSchema
@@ -297,6 +299,16 @@ class InputSchema:
 def as_text(value: Any) -> str:
     """An input as a message: a text as it is, anything else as compact JSON."""
     return value if isinstance(value, str) else to_json(value, by_alias=False).decode()
+
+
+def as_message(input: Any) -> UserMessage:
+    """An input as a message: an image, audio, a file, or a list of texts and those as they are; else as `as_text`.
+
+    Raises:
+        ValueError: it has no JSON form, or something else stands beside an image, audio or a file.
+    """
+    content = to_content(input, where="input")
+    return UserMessage(as_text(to_json_value(input, where="input")) if content is None else content)
 
 
 def _not_called(*_: Any, **__: Any) -> Any:

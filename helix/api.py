@@ -101,7 +101,7 @@ class RunStream(Generic[OutputT, StateT]):
         """Answers a request of the run; see `RunHandle.respond`."""
         await self.handle.respond(approval_id, answer, by=by)
 
-    async def send(self, text: str, *, to: str | None = None) -> None:
+    async def send(self, text: Any, *, to: str | None = None) -> None:
         """Says something to an agent of the run; see `RunHandle.send`."""
         await self.handle.send(text, to=to)
 

@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from helix import chunks as c
-from helix.agent import as_text
+from helix.agent import as_message
 from helix.context import ChildRun, Runnable, ToolContext
 from helix.endings import end_agent
 from helix.errors import ToolEnded, UsageError
@@ -27,6 +27,7 @@ from helix.fold import AgentNode
 from helix.limits import Limits
 from helix.live import LiveAgent
 from helix.log import LogReader
+from helix.messages import UserMessage
 from helix.results import RunResult
 from helix.state import Draft
 
@@ -43,7 +44,7 @@ class Delegate(Protocol):
         live: LiveAgent,
         call_id: str,
         agent: Runnable[Any, Any],
-        prompt: str,
+        message: UserMessage,
         *,
         before: tuple[c.Chunk, ...] = (),
         share_state: bool = False,
@@ -174,13 +175,13 @@ class LiveCall:
         self._check_open()
         if not self._call_id:
             raise UsageError("agents are run in a tool, not in instructions, requires_approval or validators")
-        prompt = as_text(c.to_json_value(input, where="input"))
-        known = self._known(agent.name, prompt, key)
+        message = as_message(input)
+        known = self._known(agent.name, message, key)
         if known is not None:
             self._claimed.add(known.agent_id)
             return self._delegate.again(self._live, known.agent_id, agent, parkable=self._parkable)
         child = self._delegate.start(
-            self._live, self._call_id, agent, prompt, limits=limits, key=key, parkable=self._parkable
+            self._live, self._call_id, agent, message, limits=limits, key=key, parkable=self._parkable
         )
         self._claimed.add(child.agent_id)
         return child
@@ -226,12 +227,12 @@ class LiveCall:
         )
         return log.read(first.sequence - 1, follow=True)
 
-    def _known(self, name: str, prompt: str, key: str | None) -> AgentNode | None:
+    def _known(self, name: str, message: UserMessage, key: str | None) -> AgentNode | None:
         node = self._live.node
         for child in self._live.run.tree.child_of(node.calls[self._call_id]):
             if child.agent_id in self._claimed or child.agent_type != name or child.key != key:
                 continue
-            if key is not None or (child.input and child.input[0].content == prompt):
+            if key is not None or child.input == [message]:
                 return child
         return None
 

@@ -1,7 +1,7 @@
 """The chunks: everything that happens in a run, one small dataclass a kind (PROTOCOL §1, §2).
 
-Floor 1: above `messages` and `limits`, below everything. Chunks are not frozen, because that would cost four times as
-much to build, but nobody changes one after the log has numbered it.
+Floor 1: above `messages`, `parts` and `limits`, below everything. Chunks are not frozen, because that would cost four
+times as much to build, but nobody changes one after the log has numbered it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pydantic_core import from_json, to_jsonable_python
 from helix.errors import InvalidChunk
 from helix.limits import Usage
 from helix.messages import AssistantMessage, Message
+from helix.parts import Audio, Content, File, Image, Media, MediaPart
 
 PROTOCOL = 1
 """The protocol's version, written into the root's `run_start`. A log with a higher one may be watched, not owned."""
@@ -146,7 +147,11 @@ class ToolStart(ChunkBase):
 
 @dataclass(slots=True)
 class ToolEnd(ChunkBase):
-    """A call is answered, exactly once; `error` is there when it failed."""
+    """A call is answered, exactly once; `error` is there when it failed.
+
+    `content` is there when the result holds images, audio or files: it is what the model reads then, and `result` its
+    words.
+    """
 
     tool_call_id: str
     tool_name: str
@@ -155,6 +160,7 @@ class ToolEnd(ChunkBase):
     error_code: OptStr = None
     duration_ms: OptInt = None
     truncated: OptTrue = None
+    content: Annotated[Content | None, Field(exclude_if=_absent)] = None
     type: Literal["tool_end"] = field(default="tool_end", kw_only=True)
 
 
@@ -554,6 +560,8 @@ def to_json_value(value: Any, *, where: str = "value") -> Any:
         return [to_json_value(item, where=f"{where}[{index}]") for index, item in enumerate(value)]
     if kind is dict:
         return {_json_key(key, where): to_json_value(item, where=f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Media):
+        raise ValueError(f"{where}: {value!r} has no JSON form; give it alone, or in a list of texts and such parts")
     if isinstance(value, bytes | bytearray):
         return base64.b64encode(value).decode("ascii")
     own = _fields_of(value)
@@ -566,6 +574,26 @@ def to_json_value(value: Any, *, where: str = "value") -> Any:
     except (ValueError, TypeError) as error:  # PydanticSerializationError is a ValueError
         raise ValueError(f"{where}: {kind.__name__} has no JSON form ({error})") from None
     return to_json_value(plain, where=where)
+
+
+def to_content(value: Any, *, where: str = "value") -> Content | None:
+    """The content that `value` is, if it is an image, a sound or a file, or a list of texts and of those; else None.
+
+    Raises:
+        ValueError: something else stands in the list beside them.
+    """
+    items = cast(list[Any], value) if isinstance(value, list | tuple) else [value]
+    if not any(isinstance(item, Media) for item in items):
+        return None
+    return [_content_item(item, f"{where}[{index}]") for index, item in enumerate(items)]
+
+
+def _content_item(item: Any, where: str) -> str | MediaPart:
+    if isinstance(item, str):
+        return clean_text(item)
+    if not isinstance(item, Image | Audio | File):
+        raise ValueError(f"{where}: beside images, audio and files stand texts, not {type(item).__name__}")
+    return item
 
 
 def _fields_of(value: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What people and clients tell a run: answers, words, stops. Plain data, the same in a process and between processes.
 
-Floor 1: imports nothing of helix. `owner.take` is the one place that does what a command says.
+Floor 1: imports only `parts`. `owner.take` is the one place that does what a command says.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
+
+from helix.parts import Content
 
 
 @dataclass(slots=True, frozen=True)
@@ -75,12 +77,12 @@ class Send:
 
     Attributes:
         command_id: names this command; the same one given twice counts once.
-        text: what is said.
+        text: what is said: a text, or a list of texts, images, audio and files.
         to: the agent's id; None: the root.
     """
 
     command_id: str
-    text: str
+    text: Content
     to: str | None = None
     type: Literal["send"] = field(default="send", kw_only=True, repr=False)
 

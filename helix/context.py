@@ -158,7 +158,7 @@ class ToolContext(Generic[StateT, DepsT]):
 
         Args:
             agent: what to run.
-            input: a text, or the child's typed input.
+            input: as in `Executor.execute`: a text, texts and images, or the child's typed input.
             key: a name for this child. When the body runs again, the child with the same agent and key (without a
                 key: with equal input) is found in the log and not run again.
             limits: bounds for the child's subtree.

@@ -14,6 +14,7 @@ from helix.fold import AgentNode, CallNode
 from helix.limits import Usage
 from helix.log import RunLog, now_ms
 from helix.messages import AssistantMessage, Part, TextPart, ThinkingPart
+from helix.parts import Content
 
 EndStatus = Literal["completed", "failed", "cancelled"]
 
@@ -27,11 +28,12 @@ def end_call(
     error: str | None = None,
     code: str | None = None,
     truncated: bool = False,
+    content: Content | None = None,
 ) -> Iterator[c.Chunk]:
     """Answers a call: ends the children that it left open, then the call."""
     call = node.calls.get(call.tool_call_id, call)  # the fold may have been made anew since the caller got it
     yield from _end_children(log, node, call)
-    yield _tool_end(node, call, result, error=error, code=code, truncated=truncated)
+    yield _tool_end(node, call, result, error=error, code=code, truncated=truncated, content=content)
 
 
 def end_agent(
@@ -138,6 +140,7 @@ def _tool_end(
     error: str | None = None,
     code: str | None = None,
     truncated: bool = False,
+    content: Content | None = None,
 ) -> c.ToolEnd:
     return c.ToolEnd(
         node.agent_id,
@@ -149,6 +152,7 @@ def _tool_end(
         code,
         duration_ms=max(0, now_ms() - call.started_at) if call.attempt else None,
         truncated=True if truncated else None,
+        content=content,
     )
 
 

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 from typing_extensions import TypeVar
 
 from helix import chunks as c
-from helix.agent import Agent, as_text
+from helix.agent import Agent, as_message
 from helix.endings import end_agent
 from helix.errors import (
     DefinitionError,
@@ -35,7 +35,7 @@ from helix.limits import Limits
 from helix.live import LiveAgent, OnApproval, Run, WaitMode
 from helix.log import MemoryStore, RunLog
 from helix.loop import run_agent
-from helix.messages import Message, UserMessage
+from helix.messages import Message
 from helix.model import Model
 from helix.models import resolve_model
 from helix.owner import end_cancelled_branches, pause, resumption, take
@@ -133,7 +133,8 @@ class Executor:
 
         Args:
             agent: the root.
-            input: a text, a message, a list of messages, or any value with a JSON form.
+            input: a text; an `Image`, `Audio` or `File`, or a list of texts and those; a message, or a list of
+                messages; or any value with a JSON form.
             session_id: the conversation that this run goes on with: its history and, unless given, its state.
             run_id: the root's id; random by default. Letters, digits, `_`, `-`; no dot.
             state: the initial state; by default the session's, else the state type's defaults.
@@ -515,7 +516,7 @@ def _messages(input: Any) -> list[Message]:
     items = cast(list[Any], input) if isinstance(input, list) else [input]
     if items and all(_is_message(item) for item in items):
         return items
-    return [UserMessage(as_text(c.to_json_value(input, where="input")))]
+    return [as_message(input)]
 
 
 def _is_message(item: Any) -> bool:

@@ -252,7 +252,8 @@ def _tool_end(tree: RunTree, chunk: c.ToolEnd) -> None:
     node = tree.agent(chunk.agent_id)
     call = _call(tree, chunk.agent_id, chunk.tool_call_id)
     tree.crashes = 0
-    call.ended, call.result, call.error, call.error_code = True, chunk.result, chunk.error, chunk.error_code
+    call.ended, call.result, call.parts = True, chunk.result, chunk.content
+    call.error, call.error_code = chunk.error, chunk.error_code
     if call.request is not None and call.answer is None:
         del tree.requests[call.request.approval_id]
         tree.closed[call.request.approval_id] = "ended"

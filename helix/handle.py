@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, overload
 from typing_extensions import TypeVar
 
 from helix import chunks as c
-from helix.agent import Agent
+from helix.agent import Agent, as_message
 from helix.commands import Approve, Cancel, ClientResult, Command, Deny, Interrupt, Respond, Send
 from helix.errors import UsageError
 from helix.fold import RunTree, fold
@@ -125,13 +125,13 @@ class RunHandle(Generic[OutputT, StateT]):
         """
         await self._command(Respond(command_id, approval_id, answer, by))
 
-    async def send(self, text: str, *, to: str | None = None, command_id: str = "") -> None:
+    async def send(self, text: Any, *, to: str | None = None, command_id: str = "") -> None:
         """Says something to an agent, which reads it with its next model call, behind all tool results.
 
         An agent that was about to end with words goes on instead.
 
         Args:
-            text: what is said.
+            text: what is said: a text; an `Image`, `Audio` or `File`, or a list of texts and those.
             to: the agent's id; the root by default.
             command_id: names this message; the same one given again does nothing.
 
@@ -139,7 +139,7 @@ class RunHandle(Generic[OutputT, StateT]):
             AgentEnded: the agent has ended.
             UsageError: there is no such agent.
         """
-        await self._command(Send(command_id, text, to))
+        await self._command(Send(command_id, as_message(text).content, to))
 
     async def cancel(self, agent_id: str | None = None) -> None:
         """Stops the run, or one agent and what is below it, at once; returns when that has ended.

@@ -18,6 +18,7 @@ from helix.errors import ModelRetry
 from helix.fold import CallNode
 from helix.live import LiveAgent
 from helix.messages import UserMessage
+from helix.parts import as_words
 from helix.schema import is_json
 
 _CUT = "The reply was cut off, because it had as many tokens as it may. Be shorter."
@@ -49,7 +50,7 @@ async def judge_results(live: LiveAgent, calls: Sequence[CallNode], delegate: De
 def _result_of(live: LiveAgent, call: CallNode) -> Any:
     schema, result = live.agent.output_schema, call.result
     if not schema.structured:
-        return call.content
+        return as_words(call.content)
     try:
         return schema.validate(result)
     except ValueError:

@@ -255,7 +255,7 @@ def _begin_or_go_on(live: LiveAgent, call: CallNode, tool: AgentTool) -> LiveAge
         live,
         call.tool_call_id,
         tool.agent,
-        tool.message(arguments),
+        UserMessage(tool.message(arguments)),
         before=() if call.attempt else (start,),
         share_state=tool.share_state,
         limits=tool.limits,
@@ -279,7 +279,7 @@ class _Delegate:
         live: LiveAgent,
         call_id: str,
         agent: Runnable[Any, Any],
-        prompt: str,
+        message: UserMessage,
         *,
         before: tuple[c.Chunk, ...] = (),
         share_state: bool = False,
@@ -297,7 +297,7 @@ class _Delegate:
         start = c.RunStart(
             child_id,
             definition.name,
-            [UserMessage(prompt)],
+            [message],
             model.name,
             c.to_json_value(live.run.tree.document(node.agent_id))
             if share_state

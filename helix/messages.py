@@ -1,4 +1,4 @@
-"""What agents and models say to each other: the conversation's messages.  Floor 1: imports nothing of helix.
+"""What agents and models say to each other: the conversation's messages.  Floor 1: imports only `parts`.
 
 Plain data; on the wire their own fields are camelCase, while tool arguments keep the user's names.
 """
@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from helix.parts import Content, as_words
 
 _CONFIG = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
@@ -101,13 +103,18 @@ class UserMessage:
     """What a user, a parent agent or helix itself (feedback, steering) says to the model.
 
     Attributes:
-        content: the text.
+        content: the text; or a list of texts, images, audio and files, in their order.
     """
 
     __pydantic_config__ = _CONFIG
 
-    content: str
+    content: Content
     role: Literal["user"] = "user"
+
+    @property
+    def text(self) -> str:
+        """The words; an image, audio or file among them as a mark such as `[image: cat.png]`."""
+        return as_words(self.content)
 
 
 @dataclass(slots=True)
@@ -154,7 +161,7 @@ class ToolMessage:
 
     Attributes:
         tool_call_id, tool_name: which call it answers.
-        content: the result as text, or the error's text.
+        content: the result as text, or the error's text; or what a tool gave that holds images, audio or files.
         is_error: whether the call failed.
     """
 
@@ -162,9 +169,14 @@ class ToolMessage:
 
     tool_call_id: str
     tool_name: str
-    content: str
+    content: Content
     role: Literal["tool"] = "tool"
     is_error: Annotated[bool, Field(exclude_if=lambda value: value is False)] = False
+
+    @property
+    def text(self) -> str:
+        """The words; an image, audio or file among them as a mark such as `[image: cat.png]`."""
+        return as_words(self.content)
 
 
 Message: TypeAlias = Annotated[UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]

@@ -14,6 +14,7 @@ from helix.chunks import FinishReason
 from helix.errors import ModelError
 from helix.limits import Usage
 from helix.messages import Message, UserMessage
+from helix.parts import Content, as_parts
 
 real_requests_allowed = True
 """False while `helix.testing.no_real_models` is on."""
@@ -111,7 +112,7 @@ class History(Sequence[Message]):
     def encoded(self, dialect: str, encode: Callable[[Message], bytes]) -> bytes:
         """All messages through `encode`, joined by commas; a settled message is encoded once per `dialect`.
 
-        User messages in a row are joined into one, with a blank line between them.
+        User messages in a row are joined into one: texts with a blank line between them, other contents as one list.
         """
         length, cache = len(self), self._encoded.setdefault(dialect, _Encoded())
         if cache.count > length:  # asked for an old snapshot, after the conversation went on
@@ -133,7 +134,7 @@ class History(Sequence[Message]):
             following = self._messages[index]
             if not isinstance(following, UserMessage):
                 break
-            message = UserMessage(f"{message.content}\n\n{following.content}")
+            message = UserMessage(_joined(message.content, following.content))
             index += 1
         return message, index
 
@@ -157,6 +158,12 @@ class History(Sequence[Message]):
 
     def __repr__(self) -> str:
         return f"History({list(self)!r})"
+
+
+def _joined(one: Content, other: Content) -> Content:
+    if isinstance(one, str) and isinstance(other, str):
+        return f"{one}\n\n{other}"
+    return [*as_parts(one), *as_parts(other)]
 
 
 class _Encoded:

@@ -15,6 +15,7 @@ from helix import chunks as c
 from helix.limits import Limits, Usage
 from helix.messages import AssistantMessage, Message
 from helix.model import History
+from helix.parts import Content
 
 
 @dataclass(slots=True)
@@ -29,6 +30,8 @@ class CallNode:
     started_at: int = 0
     ended: bool = False
     result: Any = None
+    parts: Content | None = None
+    """The result as the model reads it, when it holds images, audio or files."""
     error: str | None = None
     error_code: str | None = None
     children: list[str] = field(default_factory=list[str])
@@ -41,10 +44,12 @@ class CallNode:
     """What they said. Arguments that they gave stand in `arguments`."""
 
     @property
-    def content(self) -> str:
+    def content(self) -> Content:
         """What the model reads of the answer: a text as it is, anything else as compact JSON, an error's sentence."""
         if self.error is not None:
             return self.error
+        if self.parts is not None:
+            return self.parts
         return self.result if isinstance(self.result, str) else to_json(self.result).decode()
 
 

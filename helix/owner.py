@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from pydantic_core import to_json
 
 from helix import chunks as c
+from helix.agent import as_message
 from helix.commands import Approve, Cancel, ClientResult, Command, Deny, Interrupt, Respond, Send
 from helix.endings import end_agent, end_call
 from helix.errors import (
@@ -194,8 +195,8 @@ def _steering(tree: RunTree, command: Send) -> c.Chunk:
         raise UsageError(f"no agent {agent_id!r} in this run.{which_agent(agent_id, tree.agents.values())}")
     if node.ended:
         raise AgentEnded(f"agent {agent_id!r} has {node.status}; it reads nothing any more")
-    message = UserMessage(c.to_json_value(command.text))
-    return c.MessageChunk(node.agent_id, node.agent_type, message, "steering", command_id=command.command_id or None)
+    message, command_id = as_message(command.text), command.command_id or None
+    return c.MessageChunk(node.agent_id, node.agent_type, message, "steering", command_id=command_id)
 
 
 def _cancel(log: RunLog, run: Run | None, agent_id: str) -> None:

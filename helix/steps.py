@@ -24,6 +24,7 @@ from helix.fold import CallNode
 from helix.limits import Usage
 from helix.live import LiveAgent
 from helix.model import Choice, ChoosingModel, Model, ModelReply, ModelRequest, ModelSettings
+from helix.parts import as_words
 from helix.reply import Reply
 from helix.tools import Tool
 
@@ -218,15 +219,24 @@ def _text(piece: Any) -> str:
 
 
 def answered(result: Any, tool: Tool[..., Any]) -> dict[str, Any]:
-    """A result as arguments of `end_call`: in its JSON form, cut if it is too long."""
+    """A result as arguments of `end_call`: in its JSON form, its words cut if they are too long."""
+    content = c.to_content(result, where="result")
+    if content is not None:
+        parts = [_cut(part, tool) if isinstance(part, str) else part for part in content]
+        return {"result": as_words(parts), "content": parts, "truncated": parts != content}
     value = c.to_json_value(result, where="result")
-    text = value if isinstance(value, str) else to_json(value)
-    size = len(text.encode()) if isinstance(text, str) else len(text)
-    if size <= tool.max_result_bytes:
-        return {"result": value}
-    data = text.encode() if isinstance(text, str) else text
+    text = value if isinstance(value, str) else to_json(value).decode()
+    kept = _cut(text, tool)
+    return {"result": value} if kept is text else {"result": kept, "truncated": True}
+
+
+def _cut(text: str, tool: Tool[..., Any]) -> str:
+    """The text, without its end if it is too long."""
+    data = text.encode()
+    if len(data) <= tool.max_result_bytes:
+        return text
     kept = data[: tool.max_result_bytes].decode(errors="ignore")
-    return {"result": f"{kept}\n[cut: {size} bytes, {tool.max_result_bytes} kept]", "truncated": True}
+    return f"{kept}\n[cut: {len(data)} bytes, {tool.max_result_bytes} kept]"
 
 
 def describe(error: BaseException) -> str:

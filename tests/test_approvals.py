@@ -99,7 +99,7 @@ def ends(chunks: list[Chunk]) -> list[tuple[str, Any, str | None]]:
 
 def read_by(model: ScriptedModel, step: int = 1) -> list[str]:
     """What the model read last, in its request of that number."""
-    return [message.content for message in model.requests[step].messages if message.role != "assistant"][1:]
+    return [message.text for message in model.requests[step].messages if message.role != "assistant"][1:]
 
 
 # --- yes, no, otherwise
@@ -828,7 +828,7 @@ async def test_what_nobody_can_answer_is_denied_and_does_not_hang() -> None:
 
     def answer(request: ModelRequest) -> Turn:
         last = request.messages[-1]
-        return Turn(text=last.content) if isinstance(last, ToolMessage) else deletion("x")
+        return Turn(text=last.text) if isinstance(last, ToolMessage) else deletion("x")
 
     agent = Agent("clerk", tools=[delete], model=FunctionModel(answer))
     with anyio.fail_after(5):

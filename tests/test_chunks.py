@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from base64 import b64encode
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, Field
 
-from helix import InvalidChunk, UnknownChunk, Usage, chunk_to_dict, chunk_to_json, parse_chunk
+from helix import Image, InvalidChunk, UnknownChunk, Usage, chunk_to_dict, chunk_to_json, parse_chunk
 from helix import chunks as c
 from helix.chunks import CHUNK_TYPES, ERROR_CODES, to_json_value
 from helix.messages import (
@@ -41,13 +42,15 @@ SAID = AssistantMessage(
     cut=True,
     provider_data={"openai": {"response_id": "x"}},
 )
-TALK: list[Any] = [UserMessage("hi"), SAID, ToolMessage("t1", "look_up", "found", is_error=True)]
+IMAGE = Image(data=b"\xff\xfe", media_type="image/png", name="a.png", file_ids={"openai": "file-1"})
+ANSWERS = [ToolMessage("t1", "look_up", "found", is_error=True), ToolMessage("t2", "look_up", ["see", IMAGE])]
+TALK: list[Any] = [UserMessage("hi"), UserMessage(["see", IMAGE]), SAID, *ANSWERS]
 
 FULL: list[c.Chunk] = [
     c.TextDelta(*ME, "word"),
     c.Thinking(*ME, "hm", True),
     c.ToolStart(*ME, "t1", "look_up", PAYLOAD, attempt=2),
-    c.ToolEnd(*ME, "t1", "look_up", PAYLOAD, "it broke", "tool_failed", 12, True),
+    c.ToolEnd(*ME, "t1", "look_up", PAYLOAD, "it broke", "tool_failed", 12, True, ["see", IMAGE]),
     c.SubagentStart(*ME, "helper", "r00t.writer-1.helper-1", "t1", "here"),
     c.SubagentEnd(*ME, "helper", "r00t.writer-1.helper-1", "t1", PAYLOAD, "failed", USAGE, "it broke"),
     c.Custom(*ME, "progress", PAYLOAD, "t1"),
@@ -122,7 +125,7 @@ def test_every_chunk_comes_back_equal_from_snake_case(chunk: c.Chunk) -> None:
     snake = asdict(chunk)
     assert "agent_id" in snake
     assert parse_chunk(snake) == chunk
-    assert parse_chunk(json.dumps(snake)) == chunk
+    assert parse_chunk(json.dumps(snake, default=lambda data: b64encode(data).decode())) == chunk
 
 
 @pytest.mark.parametrize("chunk", EVERY, ids=label)

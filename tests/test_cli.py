@@ -65,7 +65,7 @@ def scripted(*turns, **options):
 
 
 answers = scripted(Turn(text="I look.", calls=[Call("look", place="x")]), "the answér\\n in two lines", tools=[look])
-echo = Agent("echo", model=ScriptedModel(lambda request: request.messages[-1].content))
+echo = Agent("echo", model=ScriptedModel(lambda request: request.messages[-1].text))
 structured = scripted(Turn(output={"name": "Zürich"}), output_type=City)
 failing = scripted(Turn(text="half", fail="model_rejected"))
 stumbling = scripted(Turn(calls=[Call("broken")]), "sorry", tools=[broken])
@@ -171,6 +171,14 @@ def test_an_agent_may_be_named_by_its_file(folder: Path) -> None:
     assert helix("run", "../mod.py:echo", "hi", cwd=folder / "elsewhere").stdout == b"hi\n"
 
 
+def test_files_are_attached_to_the_prompt(folder: Path) -> None:
+    (folder / "cat.png").write_bytes(b"\x89PNG")
+    (folder / "notes.txt").write_text("n")
+    done = helix("run", "mod:echo", "Look:", "--attach", "cat.png", "--attach", "notes.txt", cwd=folder)
+    assert done.stdout.decode() == "Look:\n[image: cat.png]\n[file: notes.txt]\n"
+    assert "[image: cat.png]" in done.stderr.decode()
+
+
 def test_a_person_at_a_terminal_sees_the_words_of_every_step(folder: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -267,12 +275,16 @@ def test_a_recorded_provider_conversation_end_to_end(folder: Path) -> None:
         (["mod:needs_key", "x"], "OPENAI_API_KEY is not set"),
         (["mod:child", "x"], "agent 'child' has no model"),
         (["mod:echo", " "], "the prompt is empty"),
+        (["mod:echo", "x", "--attach", "no.png"], "--attach: no.png: No such file or directory"),
+        (["mod:echo", "x", "--attach", "empty.png"], "--attach: empty.png: Image: data= is empty"),
+        (["mod:echo", "x", "--attach", "bad"], "--attach: bad: File: the ending of 'bad' does not say what it is"),
         (["bad_syntax:x", "x"], "bad_syntax cannot be imported: SyntaxError"),
         (["bad_import:x", "x"], "bad_import cannot be imported: ModuleNotFoundError: No module named 'absent'"),
         (["bad_agent:x", "x"], "bad_agent: agent name 'not usable'"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_exit_code_2(folder: Path, arguments: list[str], line: str) -> None:
+    (folder / "empty.png").touch()
     (folder / "bad_syntax.py").write_text("def")
     (folder / "bad_import.py").write_text("import absent")
     (folder / "bad_agent.py").write_text("from helix import Agent\nx = Agent('not usable')")

@@ -92,6 +92,12 @@ EXPECTED: dict[str, list[str]] = {
         "second: That was message 1.",
         "later: That was message 2.",
     ],
+    "15_images": [
+        "user: 'Is this in the kitchen?\\n[image: dot.gif]'",
+        "tool: 'The kitchen, just now:\\n[image: kitchen.gif]'",
+        "The same white dot is in the kitchen.",
+        "Image: url= must begin with https:// or the like; for a file use Image.from_path(…)",
+    ],
 }
 """Lines that each example prints, in this order; others may stand between them."""
 

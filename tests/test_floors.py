@@ -16,7 +16,7 @@ import helix
 ROOT = Path(helix.__file__).parent
 
 FLOORS: list[set[str]] = [
-    {"chunks", "commands", "messages", "limits", "errors"},
+    {"chunks", "commands", "messages", "parts", "limits", "errors"},
     {
         "fold",
         "nodes",
@@ -62,12 +62,15 @@ PUBLIC = [
     "AlreadyAnswered",
     "Approve",
     "AssistantMessage",
+    "Audio",
     "Chunk",
     "ClientResult",
     "DefinitionError",
     "Deny",
     "Executor",
+    "File",
     "HelixError",
+    "Image",
     "InvalidAnswer",
     "InvalidChunk",
     "InvalidPatch",

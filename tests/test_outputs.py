@@ -73,7 +73,7 @@ def given(name: str, way: str) -> Turn:
 def last_read(model: ScriptedModel, request: int) -> str:
     message = model.requests[request].messages[-1]
     assert not isinstance(message, helix.AssistantMessage)
-    return message.content
+    return message.text
 
 
 def forced(model: ScriptedModel | FunctionModel) -> list[bool]:

@@ -35,10 +35,7 @@ async def count(ctx: ToolContext[Notes]) -> int:
 
 
 def told(request: helix.ModelRequest) -> list[tuple[str, str]]:
-    return [
-        (message.role, message.text if isinstance(message, helix.AssistantMessage) else message.content)
-        for message in request.messages
-    ]
+    return [(message.role, message.text) for message in request.messages]
 
 
 # --- sessions

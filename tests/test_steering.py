@@ -51,7 +51,7 @@ async def checked(handle: RunHandle[Any, Any]) -> list[Chunk]:
 
 def read_by(model: ScriptedModel, number: int) -> list[tuple[str, str]]:
     messages = model.requests[number].messages
-    return [(message.role, message.content) for message in messages if not isinstance(message, AssistantMessage)]
+    return [(message.role, message.text) for message in messages if not isinstance(message, AssistantMessage)]
 
 
 async def test_what_is_said_waits_and_is_read_behind_all_tool_results() -> None:

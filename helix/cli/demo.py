@@ -160,6 +160,6 @@ def scripted(pace: float) -> ScriptedModel:
 def _read(request: ModelRequest) -> Turn:
     asked = request.messages[0]
     assert isinstance(asked, UserMessage)
-    if asked.content == "log/1":
+    if asked.text == "log/1":
         return Turn(text="Opening the page", fail=ModelError("model_unavailable", "the page's host does not answer"))
-    return Turn(text=f"Page {asked.content} says what one expects\nand a little more.", input_tokens=30)
+    return Turn(text=f"Page {asked.text} says what one expects\nand a little more.", input_tokens=30)

@@ -196,7 +196,7 @@ class Narrator:
     # --- one method a chunk class
 
     def _run_start(self, chunk: c.RunStart) -> None:
-        asked = " ".join(message.content for message in chunk.input if isinstance(message, UserMessage))
+        asked = " ".join(message.text for message in chunk.input if isinstance(message, UserMessage))
         self.say(chunk, f"▷ {short(asked)}")
 
     def _run_end(self, chunk: c.RunEnd) -> None:
@@ -247,7 +247,7 @@ class Narrator:
             self.say(chunk, f"output {short(chunk.output)}")
 
     def _message(self, chunk: c.MessageChunk) -> None:
-        text = chunk.message.content if isinstance(chunk.message, UserMessage) else ""
+        text = chunk.message.text if isinstance(chunk.message, UserMessage) else ""
         self.say(chunk, f"{chunk.kind}: {short(text)}")
 
     def _approval(self, chunk: c.ApprovalRequest) -> None:

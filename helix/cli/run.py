@@ -35,6 +35,7 @@ from helix.errors import UsageError
 from helix.executor import Executor
 from helix.handle import RunHandle
 from helix.live import WaitMode
+from helix.parts import Audio, File, Image, attach
 from helix.results import RunResult
 from helix.store import Store
 
@@ -51,6 +52,9 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("agent", help="module:agent, or path/to/file.py:agent")
     parser.add_argument("prompt", nargs="?", help="what to ask; read from standard input if absent or -")
+    parser.add_argument(
+        "--attach", metavar="FILE", action="append", default=[], help="an image, audio or a file beside the prompt"
+    )
     parser.add_argument("-m", "--model", help="the model of every agent, such as openai:gpt-5-mini")
     parser.add_argument("--json", action="store_true", help="print every chunk as one line of JSON instead")
     parser.add_argument("--save", metavar="FILE", help="write every chunk to FILE, as JSON Lines, as it comes")
@@ -65,11 +69,27 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command and gives its exit code."""
     agent = load_agent(options.agent)
-    prompt = options.prompt if options.resume and options.prompt is None else _prompt(options.prompt or "-")
+    input = _input(options)
     shown = asked(options)
     with _opened(options.save, force=options.force) as save:
         writer = _Writer(agent, save, shown, as_json=options.json)
-        return run_async(_run, agent, prompt, options, writer)
+        return run_async(_run, agent, input, options, writer)
+
+
+def _input(options: argparse.Namespace) -> Any:
+    """The prompt, and what is attached to it; None if a run goes on without."""
+    prompt = None if options.resume and options.prompt is None else _prompt(options.prompt or "-")
+    attached = [_attached(path) for path in options.attach]
+    return [*([] if prompt is None else [prompt]), *attached] if attached else prompt
+
+
+def _attached(path: str) -> Image | Audio | File:
+    try:
+        return attach(path)
+    except OSError as error:
+        raise UsageError(f"--attach: {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"--attach: {path}: {error}") from None
 
 
 def _prompt(given: str) -> str:
@@ -95,11 +115,11 @@ def _opened(path: str | None, *, force: bool) -> Generator[BinaryIO | None]:
         yield file
 
 
-async def _run(agent: Agent[Any, Any, Any], prompt: str | None, options: argparse.Namespace, writer: _Writer) -> int:
+async def _run(agent: Agent[Any, Any, Any], input: Any, options: argparse.Namespace, writer: _Writer) -> int:
     store = _store(options)
     with interrupts(writer.watcher) as interrupted:
         async with Executor(store=store, agents=[agent]) as executor:
-            handle = await _started(executor, store, agent, prompt, options, writer)
+            handle = await _started(executor, store, agent, input, options, writer)
             if store is not None:
                 writer.watcher.note(f"helix: run {handle.run_id}")
             result = await follow(handle, writer.watcher, writer.take, interrupted)
@@ -116,15 +136,15 @@ async def _started(
     executor: Executor,
     store: Store | None,
     agent: Agent[Any, Any, Any],
-    prompt: str | None,
+    input: Any,
     options: argparse.Namespace,
     writer: _Writer,
 ) -> RunHandle[Any, Any]:
     ask = writer.asker if options.wait == "hold" else None
     if options.resume and store is not None:
         run_id = (await find_run(store, options.resume)).run_id
-        return await executor.resume(run_id, prompt, model=options.model, on_approval=ask)
-    return await executor.execute(agent, prompt, model=options.model, on_approval=ask, wait=options.wait)
+        return await executor.resume(run_id, input, model=options.model, on_approval=ask)
+    return await executor.execute(agent, input, model=options.model, on_approval=ask, wait=options.wait)
 
 
 def _store(options: argparse.Namespace) -> Store | None:

@@ -27,12 +27,16 @@ from helix.messages import (
     UserMessage,
 )
 from helix.model import ToolDefinition
+from helix.models._media import file_id, refused
+from helix.parts import Content, File, Image, MediaPart, as_parts
 
 PROVIDER: Final = "anthropic"
 """The key of `provider_data` that this dialect reads and writes."""
 CACHE: Final = {"type": "ephemeral"}
 """Marks the end of a prefix that the provider shall keep in its prompt cache."""
 
+_IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_DOCUMENTS = ("application/pdf",)
 _UNFIT = re.compile("[^a-zA-Z0-9_-]")
 
 # In the encoded history each message is this byte, which JSON never holds, then a letter for its role, then its blocks.
@@ -44,10 +48,11 @@ def encode_message(message: Message) -> bytes:
     """One message as its blocks, for `join_messages`."""
     match message:
         case UserMessage():
-            return b"\0u%b" % to_json({"type": "text", "text": message.content})
+            return b"\0u%b" % to_json(_content(message.content))[1:-1]
         case ToolMessage():
-            call_id = _fit(message.tool_call_id)
-            block = {"type": "tool_result", "tool_use_id": call_id, "content": message.content}
+            call_id, content = _fit(message.tool_call_id), message.content
+            told = content if isinstance(content, str) else _content(content)
+            block = {"type": "tool_result", "tool_use_id": call_id, "content": told}
             return b"\0u%b" % to_json({**block, "is_error": True} if message.is_error else block)
         case AssistantMessage():
             return b"\0a%b" % to_json(_assistant(message))[1:-1]
@@ -77,6 +82,39 @@ def encode_tools(tools: Sequence[ToolDefinition], *, cache: bool) -> bytes:
     if cache and encoded:
         encoded[-1]["cache_control"] = CACHE
     return to_json(encoded)
+
+
+def _content(content: Content) -> list[dict[str, Any]]:
+    return [_part(part) for part in as_parts(content)]
+
+
+def _part(part: str | MediaPart) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if isinstance(part, Image | File) and (source := _source(part)) is not None:
+        if isinstance(part, Image):
+            return {"type": "image", "source": source}
+        return {"type": "document", "source": source, **({"title": part.name} if part.name else {})}
+    takes = "images (JPEG, PNG, GIF, WebP), PDF files and UTF-8 text files; text files not by URL"
+    raise refused(part, "Anthropic's Messages API", takes)
+
+
+def _source(part: Image | File) -> dict[str, Any] | None:
+    """Where the block's content is; None if the API takes it from nowhere."""
+    known, is_text = part.media_type, (part.media_type or "").startswith("text/")
+    types = _IMAGES if isinstance(part, Image) else _DOCUMENTS
+    if uploaded := file_id(part, PROVIDER):
+        return {"type": "file", "file_id": uploaded}
+    if part.url is not None and (known is None or known in types):
+        return {"type": "url", "url": part.url}
+    if part.data is not None and known in types:
+        return {"type": "base64", "media_type": known, "data": part.base64}
+    if part.data is not None and is_text:
+        try:
+            return {"type": "text", "media_type": "text/plain", "data": part.data.decode()}
+        except UnicodeDecodeError:
+            return None
+    return None
 
 
 def _assistant(message: AssistantMessage) -> list[dict[str, Any]]:

@@ -15,22 +15,57 @@ from helix.chunks import FinishReason
 from helix.limits import Usage
 from helix.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
+from helix.models._media import data_url, file_id, refused
 from helix.models._sse import ServerSentEvent
 from helix.models._stream import StreamDecoder, as_count, as_object, as_objects, as_text
+from helix.parts import Audio, Content, File, Image, MediaPart, as_parts, as_words
 
 PROVIDER: Final = "openai"
 """The key of `provider_data` that this dialect reads and writes."""
+
+
+_API = "The chat completions API"
+_SOUNDS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 
 
 def encode_message(message: Message) -> bytes:
     """One message as the JSON object that this dialect sends."""
     match message:
         case UserMessage():
-            return to_json({"role": "user", "content": message.content})
+            return to_json({"role": "user", "content": _content(message.content)})
         case ToolMessage():
-            return to_json({"role": "tool", "tool_call_id": message.tool_call_id, "content": message.content})
+            return to_json({"role": "tool", "tool_call_id": message.tool_call_id, "content": _answer(message.content)})
         case AssistantMessage():
             return to_json(_assistant(message))
+
+
+def _content(content: Content) -> str | list[dict[str, Any]]:
+    return content if isinstance(content, str) else [_part(part) for part in content]
+
+
+def _part(part: str | MediaPart) -> dict[str, Any]:
+    match part:
+        case str():
+            return {"type": "text", "text": part}
+        case Image(data=bytes()) | Image(url=str()):
+            return {"type": "image_url", "image_url": {"url": part.url or data_url(part)}}
+        case Audio(data=bytes()) if sound := _SOUNDS.get(part.media_type or ""):
+            return {"type": "input_audio", "input_audio": {"data": part.base64, "format": sound}}
+        case File() if uploaded := file_id(part, PROVIDER):
+            return {"type": "file", "file": {"file_id": uploaded}}
+        case File(data=bytes(), media_type="application/pdf"):
+            return {"type": "file", "file": {"filename": part.name or "file.pdf", "file_data": data_url(part)}}
+        case _:
+            takes = "images by data or URL, audio as WAV or MP3 data, and PDF files by data or file id"
+            raise refused(part, _API, takes)
+
+
+def _answer(content: Content) -> str:
+    """A call's answer, which is nothing but words here."""
+    for part in as_parts(content):
+        if not isinstance(part, str):
+            raise refused(part, f"{_API}, in a tool's result,", "texts; the Responses API takes images and files too")
+    return as_words(content)
 
 
 def _assistant(message: AssistantMessage) -> dict[str, Any]:

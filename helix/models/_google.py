@@ -18,9 +18,11 @@ from helix.limits import Usage
 from helix.messages import AssistantMessage, Message, Part, ThinkingPart, ToolCall, ToolMessage, UserMessage
 from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
 from helix.models._errors import MAX_DETAIL, scrub
+from helix.models._media import file_id, refused
 from helix.models._sse import ServerSentEvent
 from helix.models._stream import StreamDecoder, as_count, as_object, as_objects, as_text
 from helix.models._template import TextTemplate, is_number
+from helix.parts import MediaPart, as_parts
 
 PROVIDER: Final = "google"
 """The key of `provider_data` that this dialect reads and writes."""
@@ -46,9 +48,9 @@ def encode_message(message: Message, *, vouch: bool = False) -> bytes:
     """
     match message:
         case UserMessage():
-            return to_json({"role": "user", "parts": [{"text": message.content}]})
+            return to_json({"role": "user", "parts": [_part(part) for part in as_parts(message.content)]})
         case ToolMessage():
-            return b"\x01%b\x02" % to_json(_answer(message))
+            return b"\x01%b\x02" % to_json(_answer(message, nested=vouch))
         case AssistantMessage():
             parts = _said(message, vouch)
             return to_json({"role": "model", "parts": parts}) if parts else b"\x03"
@@ -59,6 +61,17 @@ def join_contents(pieces: bytes) -> bytes:
     for joint, replacement in _JOINTS:
         pieces = pieces.replace(joint, replacement)
     return pieces
+
+
+def _part(part: str | MediaPart) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"text": part}
+    kind = {"mimeType": part.media_type} if part.media_type else {}
+    if uri := file_id(part, PROVIDER) or part.url:
+        return {"fileData": {**kind, "fileUri": uri}}
+    if part.data is not None:
+        return {"inlineData": {**kind, "data": part.base64}}
+    raise refused(part, "Gemini", "images, audio and files, by data, by URL or by the URI of an uploaded file")
 
 
 def _said(message: AssistantMessage, vouch: bool) -> list[dict[str, Any]]:
@@ -106,18 +119,22 @@ def _call(call: ToolCall, vouch: bool) -> list[dict[str, Any]]:
     return [part, *data.get("after", ())]
 
 
-def _answer(message: ToolMessage) -> dict[str, Any]:
-    """A call's answer; the provider wants an object."""
+def _answer(message: ToolMessage, *, nested: bool) -> dict[str, Any]:
+    """A call's answer; the provider wants an object. What is no text is nested in it, as models can that sign calls."""
     response: Any = None
     if message.is_error:
-        response = {"error": message.content}
-    elif message.content.startswith("{"):
+        response = {"error": message.text}
+    elif message.text.startswith("{"):
         try:
-            response = from_json(message.content, allow_inf_nan=False)
+            response = from_json(message.text, allow_inf_nan=False)
         except ValueError:
             pass
-    response = {"result": message.content} if response is None else response
-    return {"functionResponse": {"id": message.tool_call_id, "name": message.tool_name, "response": response}}
+    response = {"result": message.text} if response is None else response
+    media = [part for part in as_parts(message.content) if not isinstance(part, str)]
+    if media and not nested:
+        raise refused(media[0], "Gemini before its third generation, in a tool's result,", "texts")
+    parts = {"parts": [_part(part) for part in media]} if media else {}
+    return {"functionResponse": {"id": message.tool_call_id, "name": message.tool_name, "response": response, **parts}}
 
 
 def encode_tools(tools: Sequence[ToolDefinition]) -> bytes:

@@ -21,9 +21,11 @@ from helix.errors import ModelError
 from helix.limits import Usage
 from helix.messages import AssistantMessage, Message, RefusalPart, TextPart, ToolCall, ToolMessage, UserMessage
 from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
+from helix.models._media import data_url, file_id, refused
 from helix.models._sse import ServerSentEvent
 from helix.models._stream import StreamDecoder, as_count, as_object, as_objects, as_text
 from helix.models._template import TextTemplate
+from helix.parts import Content, File, Image, MediaPart
 
 PROVIDER: Final = "openai.responses"
 """The key of `provider_data` that this dialect reads and writes."""
@@ -58,12 +60,35 @@ def encode_message(message: Message) -> bytes:
     """One message as the input items that this dialect sends, joined by commas; never none."""
     match message:
         case UserMessage():
-            return to_json({"role": "user", "content": message.content})
+            return to_json({"role": "user", "content": _content(message.content)})
         case ToolMessage():
-            call_id = message.tool_call_id
-            return to_json({"type": "function_call_output", "call_id": call_id, "output": message.content})
+            call_id, output = message.tool_call_id, _content(message.content)
+            return to_json({"type": "function_call_output", "call_id": call_id, "output": output})
         case AssistantMessage():
             return to_json(list(_items(message)) or [_said("", "", None)])[1:-1]
+
+
+def _content(content: Content) -> str | list[dict[str, Any]]:
+    return content if isinstance(content, str) else [_part(part) for part in content]
+
+
+def _part(part: str | MediaPart) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "input_text", "text": part}
+    uploaded = file_id(part, "openai")
+    match part:
+        case Image() if uploaded:
+            return {"type": "input_image", "detail": "auto", "file_id": uploaded}
+        case Image(data=bytes()) | Image(url=str()):
+            return {"type": "input_image", "detail": "auto", "image_url": part.url or data_url(part)}
+        case File() if uploaded:
+            return {"type": "input_file", "file_id": uploaded}
+        case File(url=str()):
+            return {"type": "input_file", "file_url": part.url}
+        case File(data=bytes()):
+            return {"type": "input_file", "filename": part.name or "file", "file_data": data_url(part)}
+        case _:
+            raise refused(part, "The Responses API", "images and files, by data, URL or file id")
 
 
 def _items(message: AssistantMessage) -> Iterator[dict[str, Any]]:

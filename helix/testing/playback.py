@@ -153,6 +153,6 @@ def _failure(error: ErrorChunk | None, end: StepEnd) -> ModelError:
 
 
 def _shown(messages: list[Message]) -> str:
-    said = [message.content if isinstance(message, UserMessage) else repr(message) for message in messages]
+    said = [message.text if isinstance(message, UserMessage) else repr(message) for message in messages]
     text = repr(" | ".join(said))
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
