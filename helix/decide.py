@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from helix.agent import OUTPUT_TOOL, Agent
 from helix.chunks import ErrorCode
 from helix.fold import AgentNode, CallNode
-from helix.limits import Usage
+from helix.limits import MAX_CRASHES, Usage
 from helix.messages import AssistantMessage
 from helix.schema import is_json
 from helix.tools import Tool
@@ -119,7 +119,10 @@ def _too_many_failures(node: AgentNode, agent: Agent[Any, Any, Any], tools: Mapp
     for call in node.calls.values():
         tool = tools.get(call.tool_name)
         retries = None if tool is None else tool.retries
-        if retries is not None and node.failures.get(call.tool_name, 0) > retries:
+        failures = node.failures.get(call.tool_name, 0)
+        if call.error_code == "tool_outcome_unknown" and failures >= MAX_CRASHES:
+            return End("failed", f"tool {call.tool_name!r} was cut off by crashes too often", "recovery_limit")
+        if retries is not None and failures > retries:
             return End("failed", f"tool {call.tool_name!r} failed too often: {call.error}", "tool_failed")
     return None
 

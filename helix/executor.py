@@ -31,7 +31,7 @@ from helix.errors import (
 from helix.fold import RunTree
 from helix.forking import forked
 from helix.handle import RunHandle
-from helix.limits import Limits
+from helix.limits import MAX_CRASHES, Limits
 from helix.live import LiveAgent, OnApproval, Run, WaitMode
 from helix.log import MemoryStore, RunLog
 from helix.loop import run_agent
@@ -47,8 +47,6 @@ from helix.tools import Tool, Toolset
 OutputT = TypeVar("OutputT", default=Any)
 StateT = TypeVar("StateT", default=Any)
 
-MAX_CRASHES = 5
-"""How often a run may lose its owner without having done anything in between."""
 _UNSET: Any = object()
 
 

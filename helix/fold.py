@@ -251,7 +251,8 @@ def _tool_start(tree: RunTree, chunk: c.ToolStart) -> None:
 def _tool_end(tree: RunTree, chunk: c.ToolEnd) -> None:
     node = tree.agent(chunk.agent_id)
     call = _call(tree, chunk.agent_id, chunk.tool_call_id)
-    tree.crashes = 0
+    if chunk.error_code != "tool_outcome_unknown":  # that is the crash itself, and nothing done
+        tree.crashes = 0
     call.ended, call.result, call.parts = True, chunk.result, chunk.content
     call.error, call.error_code = chunk.error, chunk.error_code
     if call.request is not None and call.answer is None:

@@ -16,7 +16,7 @@ from helix.errors import UsageError
 from helix.fold import RunTree, fold
 from helix.live import Run, result_of
 from helix.log import LogReader, RunLog
-from helix.owner import take
+from helix.owner import check, take
 from helix.results import RunResult
 
 OutputT = TypeVar("OutputT", default=Any)
@@ -146,14 +146,17 @@ class RunHandle(Generic[OutputT, StateT]):
 
         The parent of a cancelled branch sees a failed call and goes on. Does nothing for what has ended.
 
+        A run that another process owns is told; if that has died, the run is ended from here as soon as its lease has
+        passed (15 s at most).
+
         Raises:
-            UsageError: there is no such agent, or the run is parked and one branch of it is meant.
+            UsageError: there is no such agent.
+            StoreError: the store cannot be reached.
         """
         target = agent_id or self.run_id
         if self._log.kept is not None and not self._log.live:
             if not self._log.tree.ended:
-                await self._log.kept.tell(Cancel("", agent_id), self._take)
-                await self._log.kept.settle()
+                await self._log.kept.tell(Cancel("", agent_id), self._take, self._check)
             return
         self.cancel_nowait(target)
         while self._log.live and not self._log.tree.agents[target].ended:
@@ -167,8 +170,7 @@ class RunHandle(Generic[OutputT, StateT]):
         """`cancel`, without waiting for the end.
 
         Raises:
-            UsageError: there is no such agent; or the run is not live and one branch of it is meant; or it is live in
-                another executor.
+            UsageError: there is no such agent; or the run is live in another executor.
         """
         self._take(Cancel("", agent_id))
 
@@ -182,7 +184,7 @@ class RunHandle(Generic[OutputT, StateT]):
         if self._log.live:
             self._take(Interrupt(""))
         elif kept is not None and not self._log.here:
-            await kept.tell(Interrupt(""), self._take)
+            await kept.tell(Interrupt(""), self._take, self._check)
         await self._log.rest()
         if kept is not None:
             await kept.settle()
@@ -196,7 +198,7 @@ class RunHandle(Generic[OutputT, StateT]):
             await self._log.rest()
         kept = self._log.kept
         if kept is not None and not self._log.live:
-            await kept.tell(command, self._take)
+            await kept.tell(command, self._take, self._check)
             return
         self._take(command)
         if kept is not None:
@@ -205,4 +207,9 @@ class RunHandle(Generic[OutputT, StateT]):
     def _take(self, command: Command) -> None:
         if self._log.live and self._run is None:
             raise UsageError(f"run {self.run_id} is live in another executor; tell it there")
+        if not self._log.live:
+            self._check(command)
         take(self._log, self._run if self._log.live else None, command)
+
+    def _check(self, command: Command) -> None:
+        check(self._log, command, self._agent)

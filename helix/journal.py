@@ -7,23 +7,33 @@ in batches that clock themselves: what came while the last one was on its way, o
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import TypeAlias
 
 import anyio
 
 from helix.chunks import Chunk, Control, Resync, StreamEnd, chunk_to_json, parse_chunk, to_json_value
-from helix.commands import Cancel, Command, command_to_json, parse_command
-from helix.errors import HelixError, RunBusy, RunEnded, StaleWriter, StoreError
+from helix.commands import Cancel, Command, Interrupt, Respond, Send, command_to_json, parse_command
+from helix.errors import AlreadyAnswered, HelixError, InvalidAnswer, RunBusy, RunEnded, StaleWriter, StoreError
 from helix.fold import AgentNode, RunTree, fold
 from helix.log import RunLog
-from helix.store import ENDED, PARKED, Claim, NewRun, Store, Write
+from helix.store import ENDED, PARKED, Claim, NewRun, RunRecord, Store, Write
 
 BATCH_SECONDS = 0.01
 LEASE_SECONDS = 15.0
 _PAGE = 1000
 _RETRY_SECONDS = 0.25
 _POLL_SECONDS = 5.0
+
+_LOST = (
+    "run {}: the store could not be written for {:g} s, the run's lease, so it was stopped here. What was shown is "
+    "kept; Executor.recover() or resume() goes on with it"
+)
+
+Take: TypeAlias = Callable[[Command], None]
+"""Does a command, or says what is wrong with it."""
 
 
 class Journal:
@@ -33,20 +43,21 @@ class Journal:
         lost: why this process does not write it any more, if it was taken away.
     """
 
-    def __init__(self, store: Store, log: RunLog, owner: str, *, lease: float = LEASE_SECONDS) -> None:
+    def __init__(self, store: Store, log: RunLog, owner: str, *, lease: float | None = None) -> None:
         """Opens nothing; the store is open.
 
         Args:
             store: where it is kept.
             log: the log; its `kept` is set to this.
             owner: names this process in the store.
-            lease: seconds after which others may take over from a silent owner.
+            lease: seconds after which others may take over from a silent owner; by default `LEASE_SECONDS`.
         """
         self._store = store
         self._log = log
         self._owner = owner
-        self._lease = lease
+        self._lease = LEASE_SECONDS if lease is None else lease
         self._epoch = 0
+        self._fresh_until = 0.0
         self._written = 0
         self._is_owner = False
         self._acknowledge: list[str] = []
@@ -66,7 +77,8 @@ class Journal:
             RunExists, SessionBusy, StoreError: see `Store.create`.
         """
         lines = [chunk_to_json(chunk) for chunk in self._log.chunks]
-        self._own(await self._store.create(run, lines, owner=self._owner, lease=self._lease))
+        begun = anyio.current_time()
+        self._own(await self._store.create(run, lines, owner=self._owner, lease=self._lease), begun)
         self._log.show(self._written)
 
     async def claim(self) -> None:
@@ -77,11 +89,13 @@ class Journal:
         """
         while self._is_owner and not self._log.live:  # what it wrote last is on its way
             await self._log.news()
-        self._own(await self._store.claim(self._log.run_id, owner=self._owner, lease=self._lease))
+        begun = anyio.current_time()
+        self._own(await self._store.claim(self._log.run_id, owner=self._owner, lease=self._lease), begun)
         self._log.reload(*await self._kept())
 
-    def _own(self, claim: Claim) -> None:
+    def _own(self, claim: Claim, begun: float) -> None:
         self._epoch, self._written, self.lost = claim.epoch, claim.last_sequence, None
+        self._fresh_until = begun + self._lease
         self._is_owner = self._log.here = True
 
     async def load(self) -> None:
@@ -153,15 +167,12 @@ class Journal:
         """Writes what has been appended so far; gives the run up if nobody runs it any more."""
         async with self._writing:
             self._wake, self._hurry = anyio.Event(), anyio.Event()
-            failing = 0.0
             with anyio.CancelScope(shield=True):
                 while self._is_owner and not await self._write_once():
-                    failing += _RETRY_SECONDS
-                    if failing > self._lease:
-                        self._lose(
-                            StoreError(f"run {self._log.run_id}: the store could not be written for {failing:g} s")
-                        )
-                    await anyio.sleep(_RETRY_SECONDS)
+                    if anyio.current_time() > self._fresh_until:
+                        self._lose(StoreError(_LOST.format(self._log.run_id, self._lease)))
+                    else:
+                        await anyio.sleep(_RETRY_SECONDS)
 
     async def _write_once(self) -> bool:
         """Whether the store has taken what there was."""
@@ -179,6 +190,7 @@ class Journal:
             release=resting,
             acknowledge=acknowledge,
         )
+        begun = anyio.current_time()
         try:
             await self._store.append(write)
         except StaleWriter as error:
@@ -186,14 +198,16 @@ class Journal:
             return True
         except StoreError:
             return await self._was_written(last)
+        self._fresh_until = begun + self._lease
         self._accept(last, len(acknowledge), gives_up=write.gives_up)
         return True
 
     async def _was_written(self, last: int) -> bool:
         """Whether a write whose answer was lost has arrived all the same."""
-        try:
+        record = None
+        with anyio.CancelScope(deadline=self._fresh_until), suppress(HelixError):
             record = await self._store.get(self._log.run_id)
-        except HelixError:
+        if record is None:
             return False
         if record.epoch != self._epoch:
             self._lose(StaleWriter(f"run {self._log.run_id} was taken over by {record.owner!r}", record.epoch))
@@ -224,7 +238,7 @@ class Journal:
 
     # --- the inbox
 
-    async def listen(self, take: Callable[[Command], None]) -> None:
+    async def listen(self, take: Take) -> None:
         """Hands every command that is posted to `take`, in order, until cancelled."""
         position = 0
         while True:
@@ -234,7 +248,7 @@ class Journal:
             except StoreError:  # `keep` finds out whether it comes back
                 await anyio.sleep(_RETRY_SECONDS)
 
-    async def take_posts(self, take: Callable[[Command], None], after: int = 0) -> int:
+    async def take_posts(self, take: Take, after: int = 0) -> int:
         """Hands what is in the inbox to `take`; it is acknowledged together with what follows from it."""
         for post in await self._store.take(self._log.run_id, after):
             try:
@@ -246,14 +260,48 @@ class Journal:
             self.note()
         return after
 
-    async def post(self, command: Command) -> None:
-        """Puts a command into the inbox, for the run's owner, now or later; gives it an id if it has none.
+    async def post(self, command: Command, check: Take) -> bool:
+        """Puts a command into the inbox. True once the run's owner has done it; False: the run has no owner.
+
+        Then it waits in the inbox for the next one. An owner whose lease passes is none.
+
+        Args:
+            command: what is wanted; it is given an id if it has none.
+            check: says what is wrong with it, given the log as it is kept.
 
         Raises:
             RunEnded, StoreError: see `Store.post`.
+            UnknownApproval, AlreadyAnswered, InvalidAnswer, AgentEnded, UsageError: what `check` has said, before or
+                after; or somebody has answered already, and nobody has gone on with the run yet.
         """
-        named = command if command.command_id else replace(command, command_id=secrets.token_hex(8))
-        await self._store.post(self._log.run_id, named.command_id, command_to_json(named))
+        command, run_id = _named(command), self._log.run_id
+        await self.load()
+        check(command)
+        if (await self._store.get(run_id)).lease_left <= 0 and isinstance(command, Respond):
+            _check_unread(command, await unread(self._store, run_id))
+        await self._store.post(run_id, command.command_id, command_to_json(command))
+        while True:
+            record = await self._store.get(run_id)
+            taken = command.command_id not in {post.command_id for post in await self._store.take(run_id)}
+            if taken and await self._is_done(command, record, check):
+                return True
+            if record.lease_left <= 0:
+                return False
+            timeout = min(record.lease_left, _RETRY_SECONDS)  # what is taken without a word wakes nobody
+            await self._store.wait(run_id, chunks_after=record.last_sequence, timeout=timeout)
+
+    async def _is_done(self, command: Command, record: RunRecord, check: Take) -> bool:
+        """Whether what a command wants, which the owner has taken, has come about."""
+        if isinstance(command, Interrupt) and record.status not in (*PARKED, *ENDED):
+            return False
+        await self.load()
+        tree = self._log.tree
+        if isinstance(command, Cancel):
+            return tree.agents[command.agent_id or tree.root_id].ended
+        if isinstance(command, Respond | Send) and command.command_id not in tree.commands:
+            check(command)
+            raise InvalidAnswer("the run's owner has refused it: with other arguments, see that they fit the tool")
+        return True
 
     # --- reading
 
@@ -267,37 +315,42 @@ class Journal:
             if record.status in ENDED or record.status in PARKED:
                 await self.load()
                 return
+            self._check_lost(record)
             await self._store.wait(self._log.run_id, chunks_after=record.last_sequence, timeout=_POLL_SECONDS)
 
-    async def tell(self, command: Command, take: Callable[[Command], None]) -> None:
+    async def tell(self, command: Command, take: Take, check: Take) -> None:
         """See `Kept`."""
-        try:
-            await self.claim()
-        except RunBusy:
+        command = _named(command)
+        while True:
             try:
-                await self.post(command)
+                await self.claim()
+            except RunBusy:
+                owned = True
+            except RunEnded:
+                await self.load()
+                take(command)  # which says what is wrong with it, if it is
                 return
-            except RunEnded:  # in this moment
-                pass
-        except RunEnded:
-            pass
-        else:
-            await self._tell_alone(command, take)
-            return
-        await self.load()
-        take(command)  # which says what is wrong with it, if it is
+            else:
+                owned = False
+                if await self._tell_alone(command, take):
+                    return
+            with suppress(RunEnded):  # in this moment
+                if await self.post(command, check) or not owned:
+                    return
 
-    async def _tell_alone(self, command: Command, take: Callable[[Command], None]) -> None:
-        """`tell`, as the owner that the run has for this moment."""
-        taken = self._log.tree.at_rest or isinstance(command, Cancel)
+    async def _tell_alone(self, command: Command, take: Take) -> bool:
+        """`tell`, as the owner that the run has for this moment; whether that can be done."""
+        crashed = not self._log.tree.at_rest
+        if crashed and isinstance(command, Respond | Send):  # whoever takes it over reads this, and all other mail
+            await self.finish()
+            return False
         try:
-            await self.take_posts(take)
-            if taken:
-                take(command)
+            if not crashed:
+                await self.take_posts(take)
+            take(command)
         finally:
             await self.finish()
-        if not taken:  # its owner has crashed; whoever takes it over reads this
-            await self.post(command)
+        return True
 
     async def page(self, offset: int) -> list[Chunk | Control]:
         """See `Kept`."""
@@ -325,8 +378,14 @@ class Journal:
             if not self._log.shown == self._log.last_sequence == record.last_sequence:
                 await self.load()
             return True
+        self._check_lost(record)
         await self._store.wait(self._log.run_id, chunks_after=offset, timeout=_POLL_SECONDS)
         return False
+
+    def _check_lost(self, record: RunRecord) -> None:
+        """Who waits here for a run that was stopped here, and that nobody has taken over, would wait for ever."""
+        if isinstance(self.lost, StoreError) and record.lease_left <= 0:
+            raise self.lost
 
 
 def snapshot(tree: RunTree) -> dict[str, object]:
@@ -343,6 +402,28 @@ def snapshot(tree: RunTree) -> dict[str, object]:
     }
 
 
+async def unread(store: Store, run_id: str) -> list[Command]:
+    """What is in a run's inbox, and no owner has done yet, in order."""
+    commands: list[Command] = []
+    for post in await store.take(run_id):
+        with suppress(ValueError):
+            commands.append(parse_command(post.data))
+    return commands
+
+
+def _check_unread(command: Respond, mail: Sequence[Command]) -> None:
+    for other in mail:
+        if not isinstance(other, Respond) or other.command_id == command.command_id:
+            continue
+        if other.approval_id == command.approval_id:
+            text = f"{command.approval_id!r} is answered already; nobody has gone on with the run yet"
+            raise AlreadyAnswered(text, other.answer.type)
+
+
+def _named(command: Command) -> Command:
+    return command if command.command_id else replace(command, command_id=secrets.token_hex(8))
+
+
 def new_owner() -> str:
     """A name for this process in a store."""
     return f"helix-{secrets.token_hex(6)}"
@@ -354,15 +435,16 @@ def _deadline(tree: RunTree) -> int | None:
 
 
 def _deadlines(tree: RunTree) -> Iterator[int]:
-    if tree.status == "suspended" and any(_is_answered(node) for node in tree.agents.values()):
-        yield tree.timestamp  # somebody has answered: it is to be taken up at once
+    if tree.status == "suspended" and any(_can_go_on(node) for node in tree.agents.values()):
+        yield tree.timestamp  # somebody has answered, or cancelled what it waited for: it is to be taken up at once
     for request in tree.requests.values():
         if request.deadline is not None:
             yield request.deadline
 
 
-def _is_answered(node: AgentNode) -> bool:
-    return not node.ended and any(call.answer is not None for call in node.open_calls)
+def _can_go_on(node: AgentNode) -> bool:
+    waiting = node.open_calls
+    return not node.ended and (not waiting or any(call.answer is not None for call in waiting))
 
 
 def _chunk(row: tuple[int, bytes]) -> Chunk:

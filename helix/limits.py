@@ -8,6 +8,9 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+MAX_CRASHES = 5
+"""How often a run may lose its owner with nothing done in between, and a tool its process in steps in a row."""
+
 
 @dataclass(slots=True, frozen=True)
 class Usage:

@@ -56,8 +56,12 @@ class Kept(Protocol):
         """Returns once the run rests, whoever runs it, and all of it is kept and, if others ran it, in the log."""
         ...
 
-    async def tell(self, command: Command, take: Callable[[Command], None]) -> None:
-        """Has a command taken by whoever owns the run; by `take`, with the log as it is kept, if that is nobody."""
+    async def tell(self, command: Command, take: Callable[[Command], None], check: Callable[[Command], None]) -> None:
+        """Has a command done by whoever owns the run; by `take`, with the log as it is kept, if that is nobody.
+
+        Returns once what follows from it is kept. An owner whose lease passes is dead. `check` says what is wrong with
+        a command for another owner.
+        """
         ...
 
     async def flush(self) -> None:

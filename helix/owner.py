@@ -6,13 +6,13 @@ become chunks, for a live run and for a parked one, wherever they came from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, cast
 
 from pydantic_core import to_json
 
 from helix import chunks as c
-from helix.agent import as_message
+from helix.agent import Agent, as_message
 from helix.commands import Approve, Cancel, ClientResult, Command, Deny, Interrupt, Respond, Send
 from helix.endings import end_agent, end_call
 from helix.errors import (
@@ -24,10 +24,14 @@ from helix.errors import (
     did_you_mean,
     which_agent,
 )
-from helix.fold import RunTree
+from helix.fold import AgentNode, RunTree
 from helix.live import Run
 from helix.log import RunLog, now_ms
 from helix.messages import UserMessage
+from helix.tools import Tool
+
+_FindTool: TypeAlias = Callable[[c.ApprovalRequest], Tool[..., Any] | None]
+"""The tool that a request is for, if it is at hand."""
 
 
 def resumption(tree: RunTree) -> list[c.Chunk]:
@@ -53,14 +57,17 @@ def pause(tree: RunTree, status: Literal["interrupted", "suspended"], *, without
 def end_cancelled_branches(run: Run) -> None:
     """Who was cancelled after having parked ends now, before the rest is parked."""
     for agent_id in sorted(run.cancelled):
-        node = run.tree.agents[agent_id]
-        if node.ended:
-            continue
-        run.log.append(*end_agent(run.log, node, "cancelled"))
-        call = node.parent and node.parent.calls.get(node.call_id or "")
-        if node.parent and call and all(child.ended for child in run.tree.child_of(call)):
-            text = f"{node.agent_type} cancelled"
-            run.log.append(*end_call(run.log, node.parent, call, error=text, code="cancelled"))
+        if not run.tree.agents[agent_id].ended:
+            _end_branch(run.log, agent_id)
+
+
+def _end_branch(log: RunLog, agent_id: str) -> None:
+    """Ends an agent that is not at work, and the call of its parent that has waited for it."""
+    node = log.tree.agents[agent_id]
+    log.append(*end_agent(log, node, "cancelled"))
+    call = node.parent and node.parent.calls.get(node.call_id or "")
+    if node.parent and call and all(child.ended for child in log.tree.child_of(call)):
+        log.append(*end_call(log, node.parent, call, error=f"{node.agent_type} cancelled", code="cancelled"))
 
 
 def take(log: RunLog, run: Run | None, command: Command) -> None:
@@ -77,13 +84,15 @@ def take(log: RunLog, run: Run | None, command: Command) -> None:
     Raises:
         UnknownApproval, AlreadyAnswered, InvalidAnswer: the answer has no request to go to, or does not fit it.
         AgentEnded: the agent to talk to has ended.
-        UsageError: there is no such agent; or the run has to be resumed first.
+        UsageError: there is no such agent; or its owner has left it, and it has to be resumed first.
     """
     if command.command_id and command.command_id in log.tree.commands:
         return
     match command:
         case Respond():
-            _write(log, *_response(log.tree, run, command), closes=command.approval_id)
+            _write(
+                log, *_response(log.tree, command, lambda request: _at_work(run, request)), closes=command.approval_id
+            )
             if run is not None:
                 run.wake(command.approval_id)
         case Send():
@@ -93,6 +102,32 @@ def take(log: RunLog, run: Run | None, command: Command) -> None:
         case Interrupt():
             if run is not None and log.live:
                 run.halt()
+            elif not log.live and not log.tree.at_rest:  # its owner has left it
+                log.append(*resumption(log.tree), pause(log.tree, "interrupted"))
+
+
+def check(log: RunLog, command: Command, agent: Agent[Any, Any, Any] | None = None) -> None:
+    """Says what is wrong with a command, as far as the log tells; for who does not own the run.
+
+    Args:
+        log: the run's log as it is kept; it is left as it is.
+        command: what is wanted.
+        agent: the root's definition, if it is at hand: edited arguments are validated by it.
+
+    Raises:
+        UnknownApproval, AlreadyAnswered, InvalidAnswer, AgentEnded, UsageError: as `take`.
+    """
+    if command.command_id and command.command_id in log.tree.commands:
+        return
+    match command:
+        case Respond():
+            _response(log.tree, command, lambda request: _defined(agent, log.tree.agents[request.agent_id], request))
+        case Send():
+            _steering(log.tree, command)
+        case Cancel():
+            _node(log.tree, command.agent_id or log.run_id)
+        case Interrupt():
+            pass
 
 
 def _write(log: RunLog, *chunks: c.Chunk, closes: str | None = None) -> None:
@@ -108,7 +143,7 @@ def _write(log: RunLog, *chunks: c.Chunk, closes: str | None = None) -> None:
 # --- answers
 
 
-def _response(tree: RunTree, run: Run | None, command: Respond) -> Sequence[c.Chunk]:
+def _response(tree: RunTree, command: Respond, find: _FindTool) -> Sequence[c.Chunk]:
     request = _open_request(tree, command.approval_id)
     answer, ids = command.answer, (request.agent_id, request.agent_type)
     response = c.ApprovalResponse(
@@ -124,7 +159,7 @@ def _response(tree: RunTree, run: Run | None, command: Respond) -> Sequence[c.Ch
             _check_kind(request, "approval", answer)
             response.decision = "approve"
             if arguments is not None and arguments != request.arguments:
-                response.arguments = _checked(run, request, arguments)
+                response.arguments = _checked(find(request), request, arguments)
                 return response, _told(request, response.arguments)
     return (response,)
 
@@ -163,19 +198,30 @@ def _check_kind(request: c.ApprovalRequest, kind: str, answer: Any) -> None:
     raise InvalidAnswer(f"{who} waits for {what}: answer with {wanted} or Deny, not {given}")
 
 
-def _checked(run: Run | None, request: c.ApprovalRequest, arguments: dict[str, Any]) -> dict[str, Any]:
+def _checked(tool: Tool[..., Any] | None, request: c.ApprovalRequest, arguments: dict[str, Any]) -> dict[str, Any]:
     """Edited arguments as JSON; checked here if the tool is at hand, else before the call runs."""
     if not isinstance(arguments, dict):
         raise InvalidAnswer(f"Approve(arguments=…) takes the arguments as a dict, not {type(arguments).__name__}")
     value: dict[str, Any] = c.to_json_value(arguments, where="arguments")
-    live = None if run is None else run.at_work.get(request.agent_id)
-    tool = None if live is None else live.tools.get(request.tool_name)
     if tool is not None:
         try:
             tool.validate(value)
         except ValueError as error:
             raise InvalidAnswer(f"the arguments do not fit {request.tool_name}: {error}") from None
     return value
+
+
+def _at_work(run: Run | None, request: c.ApprovalRequest) -> Tool[..., Any] | None:
+    live = None if run is None else run.at_work.get(request.agent_id)
+    return None if live is None else live.tools.get(request.tool_name)
+
+
+def _defined(agent: Agent[Any, Any, Any] | None, node: AgentNode, request: c.ApprovalRequest) -> Tool[..., Any] | None:
+    """The tool as the definitions have it; None for one of a toolset, or of an agent that a tool's body has started."""
+    for below in [*node.lineage()][-2::-1]:
+        known = () if agent is None else agent.sub_agents
+        agent = next((tool.agent for tool in known if tool.agent.name == below.agent_type), None)
+    return None if agent is None else agent.toolbox().get(request.tool_name)
 
 
 def _told(request: c.ApprovalRequest, arguments: dict[str, Any]) -> c.Chunk:
@@ -189,27 +235,29 @@ def _told(request: c.ApprovalRequest, arguments: dict[str, Any]) -> c.Chunk:
 
 
 def _steering(tree: RunTree, command: Send) -> c.Chunk:
-    agent_id = command.to or tree.root_id
-    node = tree.agents.get(agent_id)
-    if node is None:
-        raise UsageError(f"no agent {agent_id!r} in this run.{which_agent(agent_id, tree.agents.values())}")
+    node = _node(tree, command.to or tree.root_id)
     if node.ended:
-        raise AgentEnded(f"agent {agent_id!r} has {node.status}; it reads nothing any more")
+        raise AgentEnded(f"agent {node.agent_id!r} has {node.status}; it reads nothing any more")
     message, command_id = as_message(command.text), command.command_id or None
     return c.MessageChunk(node.agent_id, node.agent_type, message, "steering", command_id=command_id)
 
 
-def _cancel(log: RunLog, run: Run | None, agent_id: str) -> None:
-    tree = log.tree
-    if agent_id not in tree.agents:
+def _node(tree: RunTree, agent_id: str) -> AgentNode:
+    node = tree.agents.get(agent_id)
+    if node is None:
         raise UsageError(f"no agent {agent_id!r} in this run.{which_agent(agent_id, tree.agents.values())}")
-    if tree.agents[agent_id].ended:
+    return node
+
+
+def _cancel(log: RunLog, run: Run | None, agent_id: str) -> None:
+    if _node(log.tree, agent_id).ended:
         return
     if log.live and run is not None:
         run.cancel(agent_id)
-    elif agent_id != log.run_id:
-        raise UsageError("the run is not live; resume it to cancel one branch, or cancel all of it")
-    else:
-        log.append(*resumption(tree))
-        log.append(*end_agent(log, tree.root, "cancelled"))
-        log.leave()
+        return
+    status = log.tree.status
+    log.append(*resumption(log.tree))
+    _end_branch(log, agent_id)
+    if status != "running" and not log.tree.ended:
+        log.append(pause(log.tree, cast(Literal["interrupted", "suspended"], status)))
+    log.leave()

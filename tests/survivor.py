@@ -32,7 +32,7 @@ from helix.store import Store, Write
 from helix.stores import open_store
 from helix.testing import Call, FunctionModel, Turn
 
-SECONDS = 60
+SECONDS = 120
 """Within which a process must have done its job; then it says where it hangs, and fails."""
 
 Kind = Literal["", "store", "append", "seen", "point", "stop"]

@@ -30,8 +30,10 @@ from helix import (
     tool,
 )
 from helix.chunks import ApprovalRequest, Chunk, StatePatch, StreamEnd
+from helix.commands import Respond
 from helix.fold import fold
 from helix.log import RunLog
+from helix.owner import take
 from helix.testing import Call, FunctionModel, ScriptedModel, Turn, check_stream
 from tests.random_trees import as_data
 
@@ -600,7 +602,11 @@ async def test_edited_arguments_that_do_not_fit_are_found_when_a_suspended_run_g
         async with Executor() as executor:
             handle = await executor.execute(Agent("clerk", tools=[delete]), "go", model=model, wait="suspend")
             await handle.result()
-            await handle.respond(handle.tree.pending[0].approval_id, Approve({"path": 7}))
+            (request,) = handle.tree.pending
+            with pytest.raises(InvalidAnswer, match="the arguments do not fit delete"):
+                await handle.respond(request.approval_id, Approve({"path": 7}))
+            log = executor._shelf._memory.get(handle.run_id)
+            take(log, None, Respond("", request.approval_id, Approve({"path": 7})))  # as one says who has not the tool
             await (await executor.resume(handle.run_id)).result()
     assert ends(await checked(handle)) == [("delete", None, "tool_invalid_arguments")]
     assert ran == []

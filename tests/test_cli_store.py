@@ -220,6 +220,23 @@ def test_a_live_run_is_cancelled_from_another_process(folder: Path) -> None:
     assert "has cancelled already" in refusal("cancel", run_id, cwd=folder)
 
 
+def test_a_live_run_is_told_something_and_interrupted_from_another_process(folder: Path) -> None:
+    with Terminal("run", "--plain", "mod:clerk", "go", cwd=folder, env=environment()) as terminal:
+        terminal.until("[y]es, [n]o, [e]dit:")
+        run_id = newest(folder)["run_id"]
+        for to in ([], ["--to", "clerk"], ["--to", run_id]):
+            done = helix("send", run_id, "Be quick.", *to, cwd=folder)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "sent: clerk\n", "")
+        assert "no agent 'clerc' in this run" in refusal("send", run_id, "Hello?", "--to", "clerc", cwd=folder)
+        assert answer("interrupt", run_id, cwd=folder) == f"interrupted: {run_id}\n"
+        assert terminal.end() == 1
+    assert "is interrupted already" in refusal("interrupt", run_id, cwd=folder)
+    done = helix("send", run_id, "And careful.", cwd=folder)
+    assert "nobody runs it now (interrupted); Executor.recover() or resume() takes the message" in done.stderr
+    assert answer("cancel", run_id, cwd=folder) == f"cancelled: {run_id}\n"
+    assert "has cancelled" in refusal("send", run_id, "Too late.", cwd=folder)
+
+
 def test_a_parked_run_is_cancelled(folder: Path) -> None:
     run_id = suspended("clerk", folder)
     assert answer("cancel", run_id, cwd=folder) == f"cancelled: {run_id}\n"
@@ -233,6 +250,8 @@ async def test_a_run_without_an_owner_is_marked_and_cancelled(folder: Path) -> N
         start = RunStart("lost", "clerk", [], "scripted", {}, protocol=PROTOCOL, sequence=1, timestamp=1)
         await store.create(NewRun("lost", "clerk"), [chunk_to_json(start)], owner="dead", lease=0.0)
     assert "running, no owner" in answer("runs", cwd=folder)
+    assert answer("interrupt", "lost", cwd=folder) == "interrupted: lost\n"
+    assert "is interrupted already" in refusal("interrupt", "lost", cwd=folder)
     assert answer("cancel", "lost", cwd=folder) == "cancelled: lost\n"
     done = helix("run", "mod:clerk", "--resume", "lost", cwd=folder)
     assert done.returncode == 2

@@ -19,14 +19,15 @@ import anyio
 import pytest
 
 import helix.executor as executor_module
-from helix import Executor, RunHandle, chunk_to_json, parse_chunk
+from helix import Agent, Executor, RunHandle, chunk_to_json, parse_chunk, tool
 from helix import chunks as c
 from helix.fold import fold
+from helix.limits import MAX_CRASHES
 from helix.owner import resumption
 from helix.store import NewRun, Store, Write
 from helix.stores import open_store
 from helix.stores.memory import MemoryStore
-from helix.testing import check_stream
+from helix.testing import Call, FunctionModel, Turn, check_stream
 from tests import services
 from tests.survivor import (
     AMID,
@@ -219,7 +220,7 @@ async def survives(nursery: Nursery, job: Job, *, offsets: int | None = None) ->
             assert not lines_of(job, "effects")
             assert not lines_of(job, "seen")
         else:
-            with anyio.fail_after(30):
+            with anyio.fail_after(120):
                 await go_on(job)
                 await judge(job, offsets=offsets)
     except BaseException as error:
@@ -525,6 +526,38 @@ async def test_a_run_that_kills_its_owner_five_times_fails(url: str, nursery: Nu
             result = await handle.result()
         assert (result.status, handle.tree.root.error_code) == ("failed", "recovery_limit")
         check_stream([chunk async for chunk in handle.stream()])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("calls", [1, 10], ids=["in each step", "one call after the other"])
+async def test_a_tool_that_kills_its_owner_again_and_again_ends_its_agent(calls: int) -> None:
+    @tool(sequential=True)
+    async def deadly() -> None:
+        await anyio.sleep_forever()
+
+    model = FunctionModel(lambda request: Turn(calls=[Call("deadly") for _ in range(calls)]))
+    agent = Agent("boss", tools=[deadly], model=model)
+    kept: list[Any] = []
+    deaths = 0
+    with anyio.fail_after(30):
+        while not kept or isinstance(kept[-1], c.ToolStart):
+            store, last = MemoryStore(), len(kept)
+            async with Executor(store=store, agents=[agent]) as executor:
+                if kept:
+                    await put(store, "r", kept)
+                    [handle] = await executor.recover()
+                else:
+                    handle = await executor.execute(agent, "go", run_id="r")
+                kept = []
+                async for chunk in handle.stream():
+                    kept.append(chunk)
+                    if isinstance(chunk, c.ToolStart) and chunk.sequence > last:
+                        deaths += 1
+                        break
+                await handle.cancel()
+    assert (kept[-1].status, kept[-1].error_code) == ("failed", "recovery_limit")
+    assert deaths == MAX_CRASHES
+    check_stream(kept)
 
 
 @pytest.mark.anyio

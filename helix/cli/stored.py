@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,11 +16,11 @@ from urllib.parse import unquote
 import anyio
 
 from helix.chunks import Chunk, Resync, StreamEnd, parse_chunk
-from helix.commands import Answer, Cancel, Respond, command_to_json, parse_command
+from helix.commands import Cancel, Command, Interrupt, Respond
 from helix.errors import HelixError, UnknownRun, UsageError, did_you_mean
-from helix.journal import Journal, new_owner
+from helix.journal import LEASE_SECONDS, Journal, new_owner, unread
 from helix.log import RunLog
-from helix.owner import take
+from helix.owner import check, take
 from helix.store import RunRecord, Store
 from helix.stores import open_store
 
@@ -125,46 +124,28 @@ async def read_chunks(store: Store, run_id: str) -> list[Chunk]:
 
 async def answered_in_mail(store: Store, run_id: str) -> set[str]:
     """The requests that were answered, but whose answer no owner has read yet."""
-    found: set[str] = set()
-    for post in await store.take(run_id):
-        try:
-            command = parse_command(post.data)
-        except ValueError:
-            continue
-        if isinstance(command, Respond):
-            found.add(command.approval_id)
-    return found
+    return {command.approval_id for command in await unread(store, run_id) if isinstance(command, Respond)}
 
 
-async def respond(store: Store, log: RunLog, approval_id: str, answer: Answer, by: str | None) -> bool:
-    """Posts an answer; whether an owner has taken it within `PATIENCE` seconds.
+async def post(store: Store, log: RunLog, command: Command) -> bool:
+    """Posts an answer or a message; whether the run's owner has taken it within `PATIENCE` seconds.
 
     It is posted, not written, also to a parked run: a run with mail is what `Executor.recover` looks for.
 
     Raises:
-        UnknownApproval, AlreadyAnswered, InvalidAnswer: it has no request to go to, or does not fit it.
+        UnknownApproval, AlreadyAnswered, InvalidAnswer: an answer has no request to go to, or does not fit it.
+        AgentEnded, UsageError: a message has nobody to go to.
     """
-    command = Respond(secrets.token_hex(8), approval_id, answer, by)
-    log.live = not log.tree.at_rest
-    take(log, None, command)  # in this copy only: it says what is wrong with it, if something is
-    await store.post(log.run_id, command.command_id, command_to_json(command))
     with anyio.move_on_after(PATIENCE):
-        record = await store.get(log.run_id)
-        while record.lease_left > 0:
-            if approval_id in (await load(store, log.run_id)).tree.closed:
-                return True
-            await store.wait(log.run_id, chunks_after=record.last_sequence, timeout=PATIENCE)
-            record = await store.get(log.run_id)
-    return approval_id in (await load(store, log.run_id)).tree.closed
+        return await Journal(store, log, new_owner()).post(command, partial(check, log))
+    return False
 
 
-async def cancel(store: Store, run_id: str) -> str:
-    """Cancels a run, by its owner if it has one; its status after at most `PATIENCE` seconds."""
+async def stop(store: Store, run_id: str, command: Cancel | Interrupt) -> str:
+    """Stops a run, by its owner if it has one that lives; its status once that is done, or time is up."""
     log = await load(store, run_id)
-    journal = Journal(store, log, new_owner())
-    await journal.tell(Cancel("", None), partial(take, log, None))
-    with anyio.move_on_after(PATIENCE):
-        await journal.settle()
+    with anyio.move_on_after(PATIENCE + LEASE_SECONDS):
+        await Journal(store, log, new_owner()).tell(command, partial(take, log, None), partial(check, log))
     try:
         return (await store.get(run_id)).status
     except HelixError:
