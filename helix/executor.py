@@ -39,6 +39,7 @@ from helix.messages import Message
 from helix.model import Model
 from helix.models import resolve_model
 from helix.owner import end_cancelled_branches, pause, resumption, take
+from helix.providers import Gates, ProviderLimits
 from helix.shelf import Shelf, journal_of
 from helix.store import Store
 from helix.stores import open_store
@@ -68,6 +69,8 @@ class Executor:
             the executor's own memory.
         agents: the agents that runs are resumed with, found by name. Those that are executed are added.
         deps: what tools find as `ctx.deps`, unless a run is given its own.
+        provider_limits: how all its runs together treat each provider, or the providers of these prefixes, such as
+            `{"openai": ProviderLimits(max_concurrency=8, max_failures=5)}`.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Executor:
         store: MemoryStore | Store | str | None = None,
         agents: Sequence[Agent[Any, Any, Any]] = (),
         deps: Any = None,
+        provider_limits: ProviderLimits | Mapping[str, ProviderLimits] | None = None,
     ) -> None:
         self._shelf = Shelf(open_store(store) if isinstance(store, str) else store)
         self._agents: dict[str, Agent[Any, Any, Any]] = {}
@@ -83,6 +87,7 @@ class Executor:
             if self._agents.setdefault(agent.name, agent) is not agent:
                 raise DefinitionError(f"two agents of this executor are called {agent.name!r}")
         self._deps = deps
+        self._gates = Gates(provider_limits)
         self._handles: dict[str, RunHandle[Any, Any]] = {}
         self._opened = _Opened({}, {})
         self._tasks: TaskGroup | None = None
@@ -330,7 +335,7 @@ class Executor:
         deps: Any,
         on_approval: OnApproval | None,
     ) -> RunHandle[OutputT, StateT]:
-        run = Run(log, deps, override, self._check_model, self._toolset, on_approval=on_approval)
+        run = Run(log, deps, override, self._check_model, self._toolset, on_approval=on_approval, gates=self._gates)
         run.wait = log.tree.options.get("wait", "hold")
         log.live = True
         handle.attach(run)

@@ -20,6 +20,7 @@ from helix.commands import Approve, ClientResult, Deny
 from helix.fold import AgentNode, CallNode, RunTree
 from helix.log import RunLog
 from helix.model import Model, ToolDefinition
+from helix.providers import Gates
 from helix.results import RunResult
 from helix.tools import Tool, Toolset
 
@@ -51,6 +52,7 @@ class Run:
         on_approval: asked first, for each request.
         parking: the run parks because all that is left waits; answers are taken once it is parked.
         at_work: the agents whose loop runs.
+        gates: what all runs of the executor share of each provider.
         waiting: what wakes the call that waits for an answer, by approval id.
     """
 
@@ -68,6 +70,7 @@ class Run:
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
     wait: WaitMode = "hold"
     on_approval: OnApproval | None = None
+    gates: Gates = field(default_factory=Gates)
     parking: bool = False
     at_work: dict[str, LiveAgent] = field(default_factory=lambda: dict[str, LiveAgent]())
     waiting: dict[str, anyio.Event] = field(default_factory=dict[str, anyio.Event])

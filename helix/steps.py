@@ -60,7 +60,7 @@ async def call_model(live: LiveAgent, ask: Ask, instructions: str) -> float:
         failures=failures,
     )
     try:
-        answer = await _ask(choice.model, request, reply)
+        answer = await _ask_in_turn(live, choice.model, request, reply)
         message, reason = reply.finish(), answer.finish_reason
     except ModelError as error:
         return _abandon(live, request, choice, error)
@@ -72,6 +72,19 @@ async def call_model(live: LiveAgent, ask: Ask, instructions: str) -> float:
 
 def _choose(model: Model, failures: Sequence[str], attempt: int) -> Choice:
     return model.choose(failures, attempt) if isinstance(model, ChoosingModel) else Choice(model, attempt - 1)
+
+
+async def _ask_in_turn(live: LiveAgent, model: Model, request: ModelRequest, reply: Reply) -> ModelReply:
+    """Asks once the provider's gate lets it through."""
+    gate = live.run.gates.of(model)
+    if gate is None:
+        return await _ask(model, request, reply)
+
+    def waits() -> None:
+        told = {"model": model.name, "max_concurrency": gate.limits.max_concurrency}
+        live.run.log.append(c.Custom(request.agent_id, request.agent_type, "waiting_for_model", told))
+
+    return await gate.through(lambda: _ask(model, request, reply), waits)
 
 
 async def _ask(model: Model, request: ModelRequest, reply: Reply) -> ModelReply:

@@ -903,7 +903,7 @@ def test_a_name_gives_its_model_and_no_text_of_it_shows_its_key(monkeypatch: pyt
     named = resolve_model("anthropic:claude-x")
     assert isinstance(named, AnthropicModel)
     assert (named.name, repr(named)) == ("anthropic:claude-x", "AnthropicModel('claude-x')")
-    assert (named._api_key, named._base_url) == (KEY, "https://gateway.example/x")
+    assert (named._api_key, named.base_url) == (KEY, "https://gateway.example/x")
 
 
 def test_empty_variables_are_like_unset_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -911,4 +911,4 @@ def test_empty_variables_are_like_unset_ones(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ANTHROPIC_API_KEY", " ")
     with pytest.raises(MissingKey):
         AnthropicModel("m")
-    assert AnthropicModel("m", api_key=KEY)._base_url == "https://api.anthropic.com"
+    assert AnthropicModel("m", api_key=KEY).base_url == "https://api.anthropic.com"

@@ -655,11 +655,11 @@ def test_a_key_and_a_base_url_come_from_the_environment(monkeypatch: pytest.Monk
     named = resolve_model("google:gemini-2.5-flash")
     assert isinstance(named, GoogleModel)
     assert (named.name, named._api_key) == ("google:gemini-2.5-flash", KEY)
-    assert named._base_url == "https://generativelanguage.googleapis.com"
+    assert named.base_url == "https://generativelanguage.googleapis.com"
     assert repr(named) == "GoogleModel('gemini-2.5-flash')"
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:1/")
     monkeypatch.setenv("GEMINI_API_KEY", "first")
-    assert (GoogleModel("m")._base_url, GoogleModel("m")._api_key) == ("http://127.0.0.1:1", "first")
+    assert (GoogleModel("m").base_url, GoogleModel("m")._api_key) == ("http://127.0.0.1:1", "first")
 
 
 @pytest.mark.anyio

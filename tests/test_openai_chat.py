@@ -816,7 +816,7 @@ def test_empty_variables_are_like_unset_ones(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("OPENAI_API_KEY", " ")
     with pytest.raises(MissingKey):
         OpenAIChatModel("gpt-x")
-    assert OpenAIChatModel("gpt-x", api_key=KEY)._base_url == "https://api.openai.com/v1"
+    assert OpenAIChatModel("gpt-x", api_key=KEY).base_url == "https://api.openai.com/v1"
 
 
 def test_no_text_of_a_model_shows_its_key() -> None:

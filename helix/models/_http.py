@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import httpx2
 
@@ -36,7 +36,7 @@ class HttpModel(ServedModel[httpx2.AsyncClient]):
     def __init__(self, model_name: str, base_url: str, client: httpx2.AsyncClient | None) -> None:
         """Opens no connection."""
         super().__init__(model_name, client)
-        self._base_url = base_url.rstrip("/")
+        self.base_url: Final = base_url.rstrip("/")
 
     @abstractmethod
     def _request(self, request: ModelRequest) -> Post:
@@ -59,7 +59,7 @@ class HttpModel(ServedModel[httpx2.AsyncClient]):
             headers.update(request.settings.headers or {})
             return client.build_request(
                 "POST",
-                self._base_url + path,
+                self.base_url + path,
                 content=body,
                 headers=headers,
                 timeout=NO_TIMEOUT if self._injected is None else client.timeout,

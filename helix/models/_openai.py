@@ -58,7 +58,8 @@ class OpenAIModel(ServedModel[Connection]):
         super().__init__(model_name, Connection(client, None) if client else None)
         self.native_output: Final = native_output
         self._api_key = "" if client else (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-        self._base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or "").strip() or DEFAULT_BASE_URL
+        given = str(client.base_url) if client else base_url or os.environ.get("OPENAI_BASE_URL") or ""
+        self.base_url: Final = given.strip() or DEFAULT_BASE_URL
         if client is None and not self._api_key:
             raise MissingKey(
                 f"OPENAI_API_KEY is not set, and {self.name!r} needs it: set it in the environment, or pass api_key= or"
@@ -124,7 +125,7 @@ class OpenAIModel(ServedModel[Connection]):
         return cast("httpx2.Response", response)  # the client gives raw responses for this `cast_to`, untyped
 
     def _new_client(self, http: httpx2.AsyncClient) -> AsyncOpenAI:
-        return AsyncOpenAI(api_key=self._api_key, base_url=self._base_url, http_client=http)
+        return AsyncOpenAI(api_key=self._api_key, base_url=self.base_url, http_client=http)
 
     def _request_tools(self, request: ModelRequest) -> bytes:
         """The `tools` field; empty when there are none."""
