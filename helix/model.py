@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
-from typing import Any, Literal, Protocol, overload, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, get_args, overload, runtime_checkable
 
 from helix.chunks import FinishReason
-from helix.errors import ModelError
+from helix.errors import DefinitionError, ModelError, did_you_mean
 from helix.limits import Usage
 from helix.messages import Message, UserMessage
 from helix.parts import Content, as_parts
@@ -31,12 +31,20 @@ def check_real_requests(model: str) -> None:
         raise ModelError("internal", text)
 
 
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+"""How much a model reasons."""
+_EFFORTS: tuple[Effort, ...] = get_args(Effort)
+
+
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ModelSettings:
     """What to ask of a model. `None` leaves it to the provider.
 
     Attributes:
         temperature, top_p, max_tokens, stop, seed, parallel_tool_calls: as the providers define them.
+        reasoning_effort: how much to reason before it answers; each adapter says it in its provider's words.
+        reasoning_budget: tokens to reason with, for providers that count them; goes before the effort.
+        show_reasoning: whether the reasoning, or the provider's summary of it, is shown, where that is asked for.
         headers: sent with each request, beside the client's own.
         extra_body: merged into the request's JSON body, over everything else.
         timeout: seconds that one model call may take.
@@ -53,6 +61,9 @@ class ModelSettings:
     stop: Sequence[str] | None = None
     seed: int | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    reasoning_budget: int | None = None
+    show_reasoning: bool | None = None
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     extra_body: Mapping[str, Any] | None = None
     timeout: float | None = None
@@ -60,6 +71,14 @@ class ModelSettings:
     between_bytes: float | None = None
     max_retries: int | None = None
     retry_delay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.reasoning_effort is not None and self.reasoning_effort not in _EFFORTS:
+            near = did_you_mean(self.reasoning_effort, _EFFORTS)
+            text = f"ModelSettings(reasoning_effort={self.reasoning_effort!r}): there is no such effort.{near}"
+            raise DefinitionError(f"{text} Known are: {', '.join(_EFFORTS)}")
+        if self.reasoning_budget is not None and self.reasoning_budget < 0:
+            raise DefinitionError(f"ModelSettings(reasoning_budget={self.reasoning_budget}): must be at least 0")
 
     def over(self, base: ModelSettings) -> ModelSettings:
         """These settings, and those of `base` where this has none."""

@@ -108,6 +108,7 @@ def settings_fields(settings: ModelSettings, *, max_tokens: str) -> dict[str, An
         max_tokens: settings.max_tokens,
         "stop": settings.stop if settings.stop is None or isinstance(settings.stop, str) else list(settings.stop),
         "seed": settings.seed,
+        "reasoning_effort": settings.reasoning_effort,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

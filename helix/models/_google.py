@@ -19,6 +19,7 @@ from helix.messages import AssistantMessage, Message, Part, ThinkingPart, ToolCa
 from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
 from helix.models._errors import MAX_DETAIL, scrub
 from helix.models._media import file_id, refused
+from helix.models._reasoning import gemini_fields
 from helix.models._sse import ServerSentEvent
 from helix.models._stream import StreamDecoder, as_count, as_object, as_objects, as_text
 from helix.models._template import TextTemplate, is_number
@@ -145,8 +146,11 @@ def encode_tools(tools: Sequence[ToolDefinition]) -> bytes:
     return to_json([{"functionDeclarations": list(functions)}])
 
 
-def generation_config(settings: ModelSettings, native: OutputDefinition | None) -> dict[str, Any]:
-    """The request's `generationConfig` for what `settings` has, and for output in the provider's own format."""
+def generation_config(settings: ModelSettings, native: OutputDefinition | None, *, levels: bool) -> dict[str, Any]:
+    """The request's `generationConfig` for what `settings` has, and for output in the provider's own format.
+
+    With `levels`, the model knows levels of thinking.
+    """
     stop = settings.stop
     fields: dict[str, Any] = {
         "temperature": settings.temperature,
@@ -154,6 +158,7 @@ def generation_config(settings: ModelSettings, native: OutputDefinition | None) 
         "maxOutputTokens": settings.max_tokens,
         "stopSequences": stop if stop is None else [stop] if isinstance(stop, str) else list(stop),
         "seed": settings.seed,
+        "thinkingConfig": gemini_fields(settings, levels=levels) or None,
         "responseMimeType": None if native is None else "application/json",
         "responseJsonSchema": None if native is None else native.schema,
     }

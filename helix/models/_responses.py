@@ -168,10 +168,13 @@ def text_format(output: OutputDefinition) -> dict[str, Any]:
 
 def settings_fields(settings: ModelSettings) -> dict[str, Any]:
     """The request's fields for what `settings` has. This API has none for `stop` and `seed`."""
+    summary = "auto" if settings.show_reasoning else None
+    reasoning = {"effort": settings.reasoning_effort, "summary": summary}
     fields: dict[str, Any] = {
         "temperature": settings.temperature,
         "top_p": settings.top_p,
         "max_output_tokens": settings.max_tokens,
+        "reasoning": {name: value for name, value in reasoning.items() if value is not None} or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

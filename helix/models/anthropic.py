@@ -17,6 +17,7 @@ from helix.model import Emit, History, ModelReply, ModelRequest, ModelSettings, 
 from helix.models._anthropic import AnthropicDecoder
 from helix.models._anthropic_messages import CACHE, PROVIDER, encode_message, encode_tools, join_messages
 from helix.models._http import HttpModel, Post, find_base_url, find_key
+from helix.models._reasoning import claude_fields
 from helix.models._served import ReplyDecoder
 from helix.models._transport import Patience
 
@@ -95,13 +96,16 @@ class AnthropicModel(HttpModel):
     def _body(self, request: ModelRequest) -> bytes:
         """The request's JSON, joined from what is encoded already. `extra_body` goes over all of it."""
         extra = request.settings.extra_body or {}
+        reasoning = claude_fields(self._model_name, request.settings)
+        thinking = _turned_on(extra.get("thinking", reasoning.get("thinking")))
         tools = b"" if "tools" in extra else self._tools(_definitions(request), self._encode_tools)
         fields: dict[str, Any] = {
             "model": self._model_name,
             "stream": True,
             **({"cache_control": CACHE} if self._cache else {}),
-            **_settings_fields(request.settings),
-            **(_tool_choice(request) if tools or "tools" in extra else {}),
+            **_settings_fields(request.settings, thinking),
+            **reasoning,
+            **(_tool_choice(request, thinking) if tools or "tools" in extra else {}),
         }
         pieces = [to_json({**fields, **extra})[:-1]]
         if tools:
@@ -126,9 +130,9 @@ def _definitions(request: ModelRequest) -> list[ToolDefinition]:
     return [*request.tools, ToolDefinition(output.name, output.description, output.schema)]
 
 
-def _settings_fields(settings: ModelSettings) -> dict[str, Any]:
+def _settings_fields(settings: ModelSettings, thinking: dict[str, Any]) -> dict[str, Any]:
     """The request's fields for what `settings` has. There is no `seed` here."""
-    budget = _thinking(settings).get("budget_tokens")
+    budget = thinking.get("budget_tokens")
     room = budget if isinstance(budget, int) else 0
     stop = [settings.stop] if isinstance(settings.stop, str) else settings.stop
     fields: dict[str, Any] = {
@@ -140,21 +144,20 @@ def _settings_fields(settings: ModelSettings) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _thinking(settings: ModelSettings) -> dict[str, Any]:
-    """The extra body's `thinking`, if that turns it on."""
-    told = (settings.extra_body or {}).get("thinking")
+def _turned_on(told: object) -> dict[str, Any]:
+    """The request's `thinking`, if that turns it on."""
     thinking = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
     return {} if thinking.get("type") == "disabled" else thinking
 
 
-def _tool_choice(request: ModelRequest) -> dict[str, Any]:
+def _tool_choice(request: ModelRequest, thinking: dict[str, Any]) -> dict[str, Any]:
     """The request's `tool_choice`: a structured output is a call that must be made, unless the model thinks.
 
     With thinking on, the API refuses to force a call.
     """
     parallel = request.settings.parallel_tool_calls
     choice: dict[str, Any] = {} if parallel is None else {"disable_parallel_tool_use": not parallel}
-    if request.output is None or _thinking(request.settings):
+    if request.output is None or thinking:
         return {"tool_choice": {"type": "auto", **choice}} if choice or request.output else {}
     if request.tools:
         return {"tool_choice": {"type": "any", **choice}}

@@ -21,7 +21,7 @@ from helix.models._http import HttpModel, Post, find_base_url, find_key
 DEFAULT_BASE_URL: Final = "https://generativelanguage.googleapis.com"
 """Where requests go when neither `base_url=` nor `GOOGLE_GEMINI_BASE_URL` says."""
 
-_UNSIGNED = ("gemini-1", "gemini-2", "gemma", "learnlm")  # these take calls without a signature
+_UNSIGNED = ("gemini-1", "gemini-2", "gemma", "learnlm")  # these take calls unsigned, and know no levels of thinking
 _VOUCHED = partial(encode_message, vouch=True)
 
 
@@ -32,8 +32,8 @@ class GoogleModel(HttpModel):
     call. As an async context manager it keeps that client, and its connections, until the last user of the loop has
     left; without one, each call opens and closes its own. An injected client is used as it is and never closed.
 
-    What the model signed (`thoughtSignature`) goes back to it as it came. Thoughts are shown when they are asked for:
-    `extra_body={"generationConfig": {"thinkingConfig": {"includeThoughts": True}}}`. `extra_body` goes over the request
+    What the model signed (`thoughtSignature`) goes back to it as it came. Thoughts are shown with
+    `show_reasoning=True`. `extra_body` goes over the request
     as everywhere, its `generationConfig` over the single fields of that. There is no `parallel_tool_calls`.
     """
 
@@ -83,7 +83,7 @@ class GoogleModel(HttpModel):
         extra = dict(request.settings.extra_body or {})
         tools = b"" if "tools" in extra else self._tools(self._offered(request), encode_tools)
         native = request.output if self.native_output else None
-        config = generation_config(request.settings, native)
+        config = generation_config(request.settings, native, levels=not self._model_name.startswith(_UNSIGNED))
         if isinstance(more := extra.get("generationConfig"), dict):
             extra["generationConfig"] = {**config, **cast("dict[str, Any]", more)}
         fields: dict[str, Any] = {"generationConfig": config} if config else {}

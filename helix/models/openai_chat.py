@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from helix.model import Emit, ModelRequest, ToolDefinition
 from helix.models._chat import ChatDecoder, encode_message, encode_tools, response_format, settings_fields
 from helix.models._openai import DEFAULT_BASE_URL, AzureModel, OpenAIModel
+from helix.models._reasoning import refuse_budget
 
 __all__ = ["DEFAULT_BASE_URL", "AzureOpenAIChatModel", "OpenAIChatModel"]
 
@@ -68,6 +69,7 @@ class OpenAIChatModel(OpenAIModel):
 
     def _body(self, client: AsyncOpenAI, request: ModelRequest) -> bytes:
         settings, extra = request.settings, request.settings.extra_body or {}
+        refuse_budget(self.name, settings)
         tools = b"" if "tools" in extra else self._request_tools(request)
         fields: dict[str, Any] = {
             "model": self._model_name,

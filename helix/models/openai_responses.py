@@ -13,6 +13,7 @@ from pydantic_core import to_json
 
 from helix.model import Emit, ModelRequest, ToolDefinition
 from helix.models._openai import AzureModel, OpenAIModel
+from helix.models._reasoning import refuse_budget
 from helix.models._responses import (
     PROVIDER,
     ResponsesDecoder,
@@ -35,8 +36,8 @@ class OpenAIResponsesModel(OpenAIModel):
     left; without one, each call opens and closes its own. An injected client is used as it is and never closed.
 
     The provider stores nothing (`store: false`). The model's reasoning comes encrypted and goes back to it as it came;
-    a readable summary of it is shown when it is asked for: `extra_body={"reasoning": {"summary": "auto"}}`. The API
-    has no `stop` and no `seed`: these settings are not sent.
+    a readable summary of it is shown with `show_reasoning=True`. The API has no `stop` and no `seed`: these settings
+    are not sent.
 
     Retries are helix's: each is a visible attempt of the step, so the client itself makes none.
     """
@@ -82,6 +83,7 @@ class OpenAIResponsesModel(OpenAIModel):
 
     def _body(self, client: AsyncOpenAI, request: ModelRequest) -> bytes:
         settings, extra = request.settings, dict(request.settings.extra_body or {})
+        refuse_budget(self.name, settings)
         tools = b"" if "tools" in extra else self._request_tools(request)
         fields: dict[str, Any] = {
             "model": self._model_name,
