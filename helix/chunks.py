@@ -24,6 +24,7 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import from_json, to_jsonable_python
 
 from helix.errors import InvalidChunk
@@ -420,13 +421,106 @@ class StreamEnd:
 
 
 @dataclass(slots=True)
+class CallSnapshot:
+    """A call of an agent's last committed step, in a `Snapshot`.
+
+    Attributes:
+        tool_call_id, tool_name, arguments: as in the message that asks for it, or as they were approved.
+        attempt: how often its body began; 0 while it has not.
+        ended: whether it is answered.
+        result, error, error_code: its answer, as in `tool_end`.
+    """
+
+    __pydantic_config__ = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    tool_call_id: str
+    tool_name: str
+    arguments: dict[str, Any] | str
+    attempt: int
+    ended: bool
+    result: Any = None
+    error: OptStr = None
+    error_code: OptStr = None
+
+
+@dataclass(slots=True)
+class AgentSnapshot:
+    """One agent in a `Snapshot`.
+
+    Attributes:
+        agent_type, model, state_id, parent_id: as in its `run_start`.
+        call_id: the parent's call that started it.
+        status: `running`, or as in its `run_end`.
+        state: its state document; null if it works on that of `state_id`.
+        messages: the conversation up to its last step, the session's history and its input first.
+        inbox: what joins the conversation at its next step, behind the answers of `calls`.
+        calls: the calls of its last step, in call order, until the next one begins.
+        children: the ids of the agents that it started, in order.
+        usage: its own, as of the last `step_end`.
+        output: as in `output`, once there is one.
+        error, error_code: what it failed with.
+    """
+
+    __pydantic_config__ = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    agent_type: str
+    status: str
+    model: str
+    state: Any
+    messages: list[Message]
+    inbox: list[Message]
+    calls: list[CallSnapshot]
+    children: list[str]
+    usage: Usage
+    parent_id: OptStr = None
+    call_id: OptStr = None
+    state_id: OptStr = None
+    output: Annotated[Any, Field(exclude_if=_absent)] = None
+    error: OptStr = None
+    error_code: OptStr = None
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A run as it was at one place of its log.
+
+    Attributes:
+        status: `running`, or as in the last `run_end` or `run_pause` of the root.
+        agents: every agent that had started, by its id, the root first.
+        requests: the approval requests that wait, oldest first.
+    """
+
+    __pydantic_config__ = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    status: str
+    agents: dict[str, AgentSnapshot]
+    requests: list[ApprovalRequest]
+
+    def agent(self, agent_id: str | None = None) -> AgentSnapshot | None:
+        """The agent of that id, or the root; None if it had not started."""
+        if agent_id is not None:
+            return self.agents.get(agent_id)
+        return next((agent for agent in self.agents.values() if agent.parent_id is None), None)
+
+    def output(self, agent_id: str | None = None) -> Any:
+        """The structured output of that agent, or of the root; None while there is none."""
+        agent = self.agent(agent_id)
+        return agent and agent.output
+
+
+@dataclass(slots=True)
 class Resync:
-    """Made by a reader whose offset is older than what is kept: go on from `floor` with `snapshot`; not stored."""
+    """Made by a reader whose offset is older than what is kept: go on from `floor` with `snapshot`; not stored.
+
+    Attributes:
+        floor: the number of the last chunk that `snapshot` stands for; `floor` + 1 follows.
+        snapshot: the run as it was then.
+    """
 
     __pydantic_config__ = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
     floor: int
-    snapshot: Any
+    snapshot: Snapshot
     type: Literal["resync"] = "resync"
 
 
@@ -537,6 +631,27 @@ def chunk_to_json(chunk: Chunk | Control) -> bytes:
 def chunk_to_dict(chunk: Chunk | Control) -> dict[str, Any]:
     """The chunk's JSON as Python data, in camelCase."""
     return _adapter.dump_python(chunk, mode="json", by_alias=True)
+
+
+def chunk_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a chunk's JSON, and of what readers make themselves; `helix schema` prints it.
+
+    Types and fields that it does not know may come: a newer helix may write them.
+    """
+    known: Any = Annotated[Union[tuple(_members[:-1])], Discriminator(_tag)]  # pyright: ignore  # noqa: UP007 - as above
+    adapter: TypeAdapter[Any] = TypeAdapter(known)
+    title = {"$schema": GenerateJsonSchema.schema_dialect, "title": f"helix chunk, protocol {PROTOCOL}"}
+    return title | adapter.json_schema(by_alias=True, mode="serialization", schema_generator=_WireSchema)
+
+
+class _WireSchema(GenerateJsonSchema):
+    """All that is written on the wire is required, but what is left out when it is absent."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return "serialization_exclude_if" not in field
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
 def to_json_value(value: Any, *, where: str = "value") -> Any:

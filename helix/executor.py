@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast, get_args
@@ -308,6 +309,25 @@ class Executor:
         """
         self._agent_named(await self._shelf.agent_type(run_id))
         return self._handle(await self._shelf.get(run_id))
+
+    async def trim(self, run_id: str | None = None, *, older_than: timedelta | None = None) -> int:
+        """Drops deltas from the store, of one run or of all that ended long ago; says how many.
+
+        What runs are, their words, results, state and usage, stays: each delta is a piece of what a later chunk has
+        whole. Of a run that has not ended, deltas of model calls and tools that are still at work stay too. Who reads
+        on from a place in what was dropped gets a `Resync`, with the run as it was behind that, and goes on there.
+
+        Args:
+            run_id: the run, whatever its status.
+            older_than: instead of a run: every run that ended so long ago.
+
+        Raises:
+            UnknownRun: the store has no such run.
+            UsageError: the executor has no store; or both or none of the two were given.
+            StoreError: the store cannot be written.
+        """
+        self._check_entered()
+        return await self._shelf.trim(run_id, older_than)
 
     async def history(self, session_id: str) -> list[Message]:
         """The session's conversation up to now, oldest first, whoever ran it; empty for a session that is not known.

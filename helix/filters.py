@@ -208,10 +208,16 @@ def text(stream: AsyncIterable[Chunk], agent_id: str | None = None) -> Stream[st
     A step that failed and was tried again has its words in here twice; the final text is `result.output`.
 
     Raises:
-        UsageError: in the iteration: `agent_id` is an agent's name.
+        UsageError: in the iteration: `agent_id` is an agent's name; or words were dropped from the store (a `resync`
+            came). Going on behind that gives the words that follow.
     """
 
-    def pick(chunk: Chunk) -> str:
+    def pick(chunk: Chunk | c.Control) -> str:
+        if isinstance(chunk, c.Resync):
+            raise UsageError(
+                f"the words up to chunk {chunk.floor} were dropped from the store; `result.messages` has them whole, "
+                "and so has the `snapshot` of the `resync` in the stream"
+            )
         if not isinstance(chunk, c.TextDelta):
             return _SKIP
         mine = chunk.agent_id == agent_id if agent_id is not None else "." not in chunk.agent_id
@@ -243,9 +249,13 @@ class _Partial:
         self._shown = _SKIP
         self._begin()
 
-    def take(self, chunk: Chunk) -> Any:
-        if isinstance(chunk, _CONTROL):
+    def take(self, chunk: Chunk | c.Control) -> Any:
+        if isinstance(chunk, c.StreamEnd):
             return _SKIP
+        if isinstance(chunk, c.Resync):
+            self._begin()
+            output = chunk.snapshot.output(self._agent_id)
+            return _SKIP if output is None else self._fresh(output)
         if chunk.agent_id != self._agent_id and (self._agent_id is not None or "." in chunk.agent_id):
             return _SKIP
         if isinstance(chunk, c.StepStart):

@@ -71,7 +71,12 @@ class _Items(Stream[T]):
             raise ValueError(f"{self._field or 'output'}[{index}]: {error}") from None
 
     def _take(self, chunk: Chunk | c.Control) -> None:
-        if isinstance(chunk, c.StreamEnd | c.Resync):
+        if isinstance(chunk, c.StreamEnd):
+            return
+        if isinstance(chunk, c.Resync):
+            self._begin()
+            for value in self._list_in(chunk.snapshot.output(self._agent_id)):
+                self._add(value)
             return
         if chunk.agent_id != self._agent_id and (self._agent_id is not None or "." in chunk.agent_id):
             return

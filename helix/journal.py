@@ -14,12 +14,13 @@ from typing import TypeAlias
 
 import anyio
 
-from helix.chunks import Chunk, Control, Resync, StreamEnd, chunk_to_json, parse_chunk, to_json_value
+from helix.chunks import Chunk, Control, Resync, chunk_to_json
 from helix.commands import Cancel, Command, Interrupt, Respond, Send, command_to_json, parse_command
 from helix.errors import AlreadyAnswered, HelixError, InvalidAnswer, RunBusy, RunEnded, StaleWriter, StoreError
 from helix.fold import AgentNode, RunTree, fold
 from helix.log import RunLog
 from helix.store import ENDED, PARKED, Claim, NewRun, RunRecord, Store, Write
+from helix.trimming import chunk_of, read_structure, snapshot
 
 BATCH_SECONDS = 0.01
 LEASE_SECONDS = 15.0
@@ -110,13 +111,9 @@ class Journal:
             self._log.here = False
 
     async def _kept(self) -> tuple[list[Chunk], int]:
-        chunks: list[Chunk] = []
-        offset = 0
-        while page := await self._store.read(self._log.run_id, offset, limit=_PAGE, deltas=False):
-            chunks += map(_chunk, page)
-            offset = page[-1][0]
-        record = await self._store.get(self._log.run_id)
-        return chunks, max(record.last_sequence, offset)
+        record = await self._store.get(self._log.run_id)  # before the chunks: what comes meanwhile is not passed over
+        chunks = await read_structure(self._store, self._log.run_id)
+        return chunks, max(record.last_sequence, chunks[-1].sequence if chunks else 0)
 
     async def load_if_possible(self) -> None:
         """`load`, unless the store is gone too; then the log stays as it is."""
@@ -354,17 +351,15 @@ class Journal:
 
     async def page(self, offset: int) -> list[Chunk | Control]:
         """See `Kept`."""
-        record = await self._store.get(self._log.run_id)
-        if offset < record.floor:
-            return [await self._resync(record.floor)]
-        return [_chunk(row) for row in await self._store.read(self._log.run_id, offset, limit=_PAGE)]
+        found = await self._store.read(self._log.run_id, offset, limit=_PAGE)
+        if not found or found[-1][0] != offset + len(found):  # there may be a gap
+            record = await self._store.get(self._log.run_id)
+            if offset < record.floor:
+                return [await self._resync(record.floor)]
+        return [chunk_of(line) for _, line in found]
 
     async def _resync(self, floor: int) -> Resync:
-        chunks: list[Chunk] = []
-        offset = 0
-        while page := await self._store.read(self._log.run_id, offset, limit=_PAGE, deltas=False):
-            chunks += [_chunk(row) for row in page if row[0] <= floor]
-            offset = page[-1][0]
+        chunks = await read_structure(self._store, self._log.run_id, floor)
         return Resync(floor=floor, snapshot=snapshot(fold(chunks)))
 
     async def rests(self, offset: int, *, follow: bool) -> bool:
@@ -386,20 +381,6 @@ class Journal:
         """Who waits here for a run that was stopped here, and that nobody has taken over, would wait for ever."""
         if isinstance(self.lost, StoreError) and record.lease_left <= 0:
             raise self.lost
-
-
-def snapshot(tree: RunTree) -> dict[str, object]:
-    """What a `resync` gives: the run folded up to its floor, by agent id."""
-    return {
-        node.agent_id: {
-            "agentType": node.agent_type,
-            "status": node.status,
-            "state": node.state,
-            "messages": to_json_value(list(node.messages)),
-            "children": list(node.children),
-        }
-        for node in tree.agents.values()
-    }
 
 
 async def unread(store: Store, run_id: str) -> list[Command]:
@@ -445,9 +426,3 @@ def _deadlines(tree: RunTree) -> Iterator[int]:
 def _can_go_on(node: AgentNode) -> bool:
     waiting = node.open_calls
     return not node.ended and (not waiting or any(call.answer is not None for call in waiting))
-
-
-def _chunk(row: tuple[int, bytes]) -> Chunk:
-    chunk = parse_chunk(row[1])
-    assert not isinstance(chunk, Resync | StreamEnd)  # control messages are not stored
-    return chunk

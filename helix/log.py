@@ -320,28 +320,32 @@ class LogReader(Generic[ItemT]):
         if not self._at_hand:
             self._closed = True
             return cast(ItemT, self._stream_end())
+        if self._coalesce:
+            return cast(ItemT, self._merged())
         chunk = log.chunks[self._position - log.base]
         self._position += 1
-        return cast(ItemT, self._merged(chunk) if self._coalesce else chunk)
+        return cast(ItemT, chunk)
 
     def _turned(self) -> Chunk | Control:
         """The next of the page."""
-        item = self._page.pop()
-        self._position = item.floor if isinstance(item, Resync) else cast(Chunk, item).sequence
-        return item
+        page, item = self._page, self._page.pop()
+        if isinstance(item, Resync):
+            self._position = item.floor
+            return item
+        run = [cast(Chunk, item)]
+        while self._coalesce and page and _continues(item, page[-1]):
+            run.append(cast(Chunk, page.pop()))
+        self._position = run[-1].sequence
+        return _joined(run)
 
-    def _merged(self, chunk: Chunk) -> Chunk:
-        """`chunk` and the deltas right behind it that continue it, as one; numbered as the last of them."""
-        log, first = self._log, chunk
-        pieces: list[str] = []
-        while self._position < log.shown and _continues(first, log.chunks[self._position - log.base]):
-            chunk = log.chunks[self._position - log.base]
-            pieces.append(_words(chunk))
-            self._position += 1
-        if not pieces:
-            return first
-        joined: dict[str, Any] = {_field(first): _words(first) + "".join(pieces)}
-        return replace(chunk, **joined)
+    def _merged(self) -> Chunk:
+        """The next chunk and the deltas right behind it that continue it, as one."""
+        chunks, begin, shown = self._log.chunks, self._position - self._log.base, self._log.shown - self._log.base
+        end = begin + 1
+        while end < shown and _continues(chunks[begin], chunks[end]):
+            end += 1
+        self._position += end - begin
+        return _joined(chunks[begin:end])
 
     def _stream_end(self) -> StreamEnd:
         tree = self._log.tree
@@ -360,6 +364,14 @@ def _field(chunk: Any) -> str:
 
 def _words(chunk: Any) -> str:
     return getattr(chunk, _field(chunk))
+
+
+def _joined(run: list[Chunk]) -> Chunk:
+    """Deltas that continue each other as one, numbered as the last of them."""
+    if len(run) == 1:
+        return run[0]
+    joined: dict[str, Any] = {_field(run[-1]): "".join(map(_words, run))}
+    return replace(run[-1], **joined)
 
 
 def _continues(first: Any, following: Any) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
 from helix.chunks import Chunk, Resync, StreamEnd
 from helix.errors import RunEnded, SessionBusy, UsageError
@@ -14,6 +15,7 @@ from helix.fold import RunTree
 from helix.journal import Journal, new_owner
 from helix.log import MemoryStore, RunLog
 from helix.store import NewRun, Store
+from helix.trimming import trim_ended, trim_run
 
 
 class Shelf:
@@ -67,7 +69,7 @@ class Shelf:
         while page := await log.kept.page(chunks[-1].sequence if chunks else 0):
             for chunk in page:
                 if isinstance(chunk, Resync | StreamEnd):
-                    raise UsageError(f"deltas of run {run_id} were dropped from the store; it cannot be forked")
+                    raise UsageError(f"run {run_id} was trimmed: its deltas are gone, and it cannot be forked")
                 chunks.append(chunk)
         return chunks
 
@@ -130,6 +132,21 @@ class Shelf:
     async def claimable(self) -> Sequence[str]:
         """Ids of runs that somebody should go on with: their owner is gone, or they have mail, or are due."""
         return [] if self._store is None else await self._store.claimable()
+
+    async def trim(self, run_id: str | None, older_than: timedelta | None) -> int:
+        """Drops deltas of one run, or of the runs that ended so long ago; says how many.
+
+        Raises:
+            UsageError: there is no store, or not one of the two is given.
+            UnknownRun, StoreError: see `Store.trim`.
+        """
+        if self._store is None:
+            raise UsageError("this executor has no store to trim; its memory keeps its runs whole")
+        if run_id is not None and older_than is None:
+            return await trim_run(self._store, run_id)
+        if run_id is None and older_than is not None:
+            return await trim_ended(self._store, older_than)
+        raise UsageError("trim one run, trim(run_id), or all that ended long ago, trim(older_than=timedelta(days=30))")
 
     async def agent_type(self, run_id: str) -> str:
         """The name of a run's root agent."""

@@ -278,7 +278,10 @@ class Store(Protocol):
         ...
 
     async def trim(self, run_id: str, up_to: int) -> int:
-        """Drops the deltas numbered up to `up_to`, says how many, and raises the run's floor to that number."""
+        """Drops the deltas numbered up to `up_to`, says how many, and raises the run's floor to that number.
+
+        Which number leaves whole what is still being written, `helix.trimming` knows.
+        """
         ...
 
 

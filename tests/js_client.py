@@ -31,16 +31,27 @@ def validate_runs(runs: Sequence[tuple[Any, Sequence[Sequence[Any]], Sequence[An
     for _, patches, expected in runs:
         assert len(patches) == len(expected)
     entries = [dict(zip(("initial", "patches", "expected"), run, strict=True)) for run in runs]
+    assert _run("apply_patches.mjs", entries) == f"ok {sum(len(patches) for _, patches, _ in runs)}"
+
+
+def fold_streams(streams: Sequence[tuple[Sequence[bytes], dict[str, Any]]]) -> None:
+    """Fails unless each stream, as lines of JSON, folds to these documents of agents; it may begin with a resync."""
+    entries = [{"lines": [line.decode() for line in lines], "expected": expected} for lines, expected in streams]
+    assert _run("fold_streams.mjs", entries) == f"ok {sum(len(expected) for _, expected in streams)}"
+
+
+def _run(script: str, given: Any) -> str:
+    """What a script says of its input."""
     done = subprocess.run(
-        [_node(), "apply_patches.mjs"],
-        input=json.dumps(entries, allow_nan=False),
+        [_node(), script],
+        input=json.dumps(given, allow_nan=False),
         cwd=HERE,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"ok {sum(len(patches) for _, patches, _ in runs)}"
+    return done.stdout.strip()
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from helix.chunks import (
     RunPause,
     RunResume,
     RunStart,
+    Snapshot,
     StatePatch,
     StepEnd,
     StepStart,
@@ -825,9 +826,65 @@ def test_check_stream_is_silent_about_a_legal_log() -> None:
     check_stream([], finished=False)
 
 
+def trimmed(log: Sequence[Chunk], floor: int) -> list[Chunk]:
+    """What a store keeps of a log whose deltas were dropped up to that number."""
+    return [chunk for chunk in log if chunk.sequence > floor or not is_piece(chunk)]
+
+
+def is_piece(chunk: Chunk) -> bool:
+    if isinstance(chunk, Thinking):
+        return not chunk.is_complete
+    return isinstance(chunk, TextDelta | OutputDelta | ToolInputDelta | ToolOutputDelta)
+
+
+@legal
+def test_a_log_trimmed_anywhere_is_legal_if_that_is_said(log: Callable[[], list[Chunk]]) -> None:
+    whole = log()
+    for floor in range(len(whole) + 1):
+        kept = trimmed(whole, floor)
+        check_stream(kept, floor=floor)
+        if len(kept) < len(whole):
+            assert "sequence-dense" in {violation.name for violation in find_violations(kept)}
+
+
+JOINED = {"text-joined", "output-joined", "thinking-joined", "thinking-complete", "tool-input-joined"}
+"""What the pieces have to add up to."""
+ABOUT_PIECES = JOINED | {"delta-in-step", "body-in-call", "tool-input-order", "call-streamed", "call-name"}
+"""What may be shown by pieces alone, and is gone with them."""
+
+
+@pytest.mark.parametrize(("name", "build", "break_it", "too"), BROKEN)
+def test_a_broken_log_is_refused_when_it_is_trimmed_too(
+    name: str, build: Callable[[], list[Chunk]], break_it: Callable[[Broken], object], too: set[str]
+) -> None:
+    log = Broken(build())
+    break_it(log)
+    whole = log.numbered()
+    found = {violation.name for violation in find_violations(trimmed(whole, len(whole)), floor=len(whole))}
+    assert found - JOINED <= {name} | too
+    assert name in found or name in ABOUT_PIECES
+
+
+def test_what_is_left_of_the_deltas_has_to_fit() -> None:
+    log = Broken(cut())
+    step, delta = log[log.at(StepStart)], log[log.at(TextDelta)]
+    log.set(TextDelta, -1, delta="other words")
+    [violation] = find_violations(log.numbered(), floor=step.sequence)
+    assert violation.name == "text-joined"
+    assert delta.sequence > step.sequence
+
+
+def test_a_trimmed_log_has_no_gap_above_its_floor() -> None:
+    log = tree()
+    deltas = [chunk.sequence for chunk in log if isinstance(chunk, TextDelta)]
+    kept = [chunk for chunk in log if chunk.sequence != deltas[-1]]
+    names = {violation.name for violation in find_violations(kept, floor=deltas[0])}
+    assert "sequence-dense" in names
+
+
 def test_what_readers_make_themselves_is_passed_over() -> None:
     log = cut()
-    check_stream([Resync(0, None), *log, StreamEnd("boss", 0, "cancelled", len(log))])
+    check_stream([Resync(0, Snapshot("pending", {}, [])), *log, StreamEnd("boss", 0, "cancelled", len(log))])
 
 
 @pytest.mark.parametrize(

@@ -246,8 +246,13 @@ def test_control_messages_parse_too() -> None:
     wire = {"type": "stream_end", "streamId": "r", "timestamp": 5, "status": "completed", "lastSequence": 9}
     assert chunk_to_dict(end) == {**wire, "finalOutput": PAYLOAD}
     assert chunk_to_dict(replace(end, final_output=None)) == wire
-    resync = c.Resync(4, None)
-    assert chunk_to_dict(resync) == {"type": "resync", "floor": 4, "snapshot": None}
+    agent = c.AgentSnapshot("boss", "running", "m", PAYLOAD, [UserMessage("go")], [], [], ["r.a-1"], Usage())
+    agent.calls.append(c.CallSnapshot("c1", "look", {"a_b": 1}, 1, ended=False))
+    resync = c.Resync(4, c.Snapshot("running", {"r": agent}, []))
+    told = chunk_to_dict(resync)
+    assert (told["type"], told["floor"], told["snapshot"]["status"]) == ("resync", 4, "running")
+    assert (told["snapshot"]["agents"]["r"]["agentType"], told["snapshot"]["agents"]["r"]["state"]) == ("boss", PAYLOAD)
+    assert told["snapshot"]["agents"]["r"]["calls"][0]["arguments"] == {"a_b": 1}
     for control in (end, resync):
         assert parse_chunk(chunk_to_json(control)) == parse_chunk(asdict(control)) == control
 

@@ -98,6 +98,13 @@ EXPECTED: dict[str, list[str]] = {
         "The same white dot is in the kitchen.",
         "Image: url= must begin with https:// or the like; for a file use Image.from_path(…)",
     ],
+    "16_trimming": [
+        "8 chunks were seen",
+        "0 deltas are that old",
+        "4 deltas dropped",
+        "The tide is out.",
+        "resync up to chunk 8 ['user', 'assistant']",
+    ],
 }
 """Lines that each example prints, in this order; others may stand between them."""
 

@@ -33,6 +33,7 @@ FLOORS: list[set[str]] = [
         "results",
         "store",
         "stores",
+        "trimming",
     },
     {
         "agent",

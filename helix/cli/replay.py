@@ -20,9 +20,8 @@ from pydantic_core import to_json
 
 from helix import chunks as c
 from helix.cli.console import Console
-from helix.cli.logs import MalformedLog, log_name, read_log
-from helix.cli.loops import run_async
-from helix.cli.stored import add_store, find_run, given_url, opened, read_chunks
+from helix.cli.logs import MalformedLog
+from helix.cli.stored import add_store, read_kept
 from helix.cli.watch import (
     FRAME,
     HINT,
@@ -81,10 +80,15 @@ def replay(options: argparse.Namespace) -> int:
     """Runs the command and gives its exit code."""
     out, err = Console(sys.stdout), Console(sys.stderr)
     shown = asked(options)
-    chunks = _readable(*_log(options))
+    kept = read_kept(options)
+    chunks = _readable(kept.name, kept.chunks)
     watcher = shown.watcher(out, err)
     if not watcher.is_view and can_draw(err) and not shown.plain and not has_rich():
         err.line(f"helix: {HINT}")
+    if kept.floor:
+        err.line(
+            f"helix: this run was trimmed up to chunk {kept.floor}: what was written until then shows when it ended"
+        )
     player = _Player(chunks, watcher)
     with on_interrupt(player.stop, watcher):
         if options.step:
@@ -101,23 +105,6 @@ def replay(options: argparse.Namespace) -> int:
         answer = tree.root.result
         out.line(answer if isinstance(answer, str) else to_json(answer, indent=2).decode())
     return 0
-
-
-def _log(options: argparse.Namespace) -> tuple[str, list[c.Chunk]]:
-    """What it is called, and its chunks: of a store if one is given, or the environment names one and no file is there.
-
-    Raises:
-        UsageError, MalformedLog, UnknownRun, StoreError: it cannot be read.
-    """
-    is_file = options.file == "-" or os.path.exists(options.file)
-    if options.store or (given_url(options) and not is_file):
-        return f"run {options.file}", run_async(_from_store, options)
-    return log_name(options.file), read_log(options.file)
-
-
-async def _from_store(options: argparse.Namespace) -> list[c.Chunk]:
-    async with opened(options) as store:
-        return await read_chunks(store, (await find_run(store, options.file)).run_id)
 
 
 def _readable(name: str, chunks: list[c.Chunk]) -> list[c.Chunk]:

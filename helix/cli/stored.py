@@ -9,13 +9,16 @@ import argparse
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
 import anyio
 
-from helix.chunks import Chunk, Resync, StreamEnd, parse_chunk
+from helix.chunks import Chunk
+from helix.cli.logs import log_name, read_log
+from helix.cli.loops import run_async
 from helix.commands import Cancel, Command, Interrupt, Respond
 from helix.errors import HelixError, UnknownRun, UsageError, did_you_mean
 from helix.journal import LEASE_SECONDS, Journal, new_owner, unread
@@ -23,6 +26,7 @@ from helix.log import RunLog
 from helix.owner import check, take
 from helix.store import RunRecord, Store
 from helix.stores import open_store
+from helix.trimming import chunk_of
 
 VARIABLE = "HELIX_STORE"
 """The environment variable with the URL of the store to use when none is given."""
@@ -111,15 +115,40 @@ async def load(store: Store, run_id: str) -> RunLog:
     return log
 
 
-async def read_chunks(store: Store, run_id: str) -> list[Chunk]:
-    """All chunks of a run that are kept."""
-    chunks: list[Chunk] = []
-    offset = 0
-    while page := await store.read(run_id, offset, limit=_PAGE):
-        parsed = [parse_chunk(line) for _, line in page]
-        chunks += [chunk for chunk in parsed if not isinstance(chunk, StreamEnd | Resync)]
-        offset = page[-1][0]
-    return chunks
+@dataclass(frozen=True)
+class KeptLog:
+    """A log that a command was given.
+
+    Attributes:
+        name: what it is called in messages.
+        chunks: all that are kept, in order.
+        floor: deltas up to that number may be missing.
+    """
+
+    name: str
+    chunks: list[Chunk]
+    floor: int = 0
+
+
+def read_kept(options: argparse.Namespace) -> KeptLog:
+    """The log of `options.file`: of a store if one is given, or the environment names one and no file is there.
+
+    Raises:
+        UsageError, MalformedLog, UnknownRun, StoreError: it cannot be read.
+    """
+    is_file = options.file == "-" or os.path.exists(options.file)
+    if options.store or (given_url(options) and not is_file):
+        return run_async(_from_store, options)
+    return KeptLog(log_name(options.file), read_log(options.file))
+
+
+async def _from_store(options: argparse.Namespace) -> KeptLog:
+    async with opened(options) as store:
+        run_id = (await find_run(store, options.file)).run_id
+        chunks: list[Chunk] = []
+        while page := await store.read(run_id, chunks[-1].sequence if chunks else 0, limit=_PAGE):
+            chunks += [chunk_of(line) for _, line in page]
+        return KeptLog(f"run {run_id}", chunks, (await store.get(run_id)).floor)
 
 
 async def answered_in_mail(store: Store, run_id: str) -> set[str]:

@@ -68,7 +68,7 @@ from helix.testing.check.usage import usage_adds_up
 from helix.testing.check.violations import GrammarError, Violation
 
 
-def find_violations(chunks: Iterable[Chunk | Control], *, finished: bool = True) -> list[Violation]:
+def find_violations(chunks: Iterable[Chunk | Control], *, finished: bool = True, floor: int = 0) -> list[Violation]:
     """All places in which a log breaks the grammar, in the order in which they show; none for a legal log.
 
     The log is read once, in linear time, from its first chunk, and is not changed. Judging goes on behind a violation;
@@ -78,8 +78,9 @@ def find_violations(chunks: Iterable[Chunk | Control], *, finished: bool = True)
     Args:
         chunks: the log, or its beginning.
         finished: False judges the beginning of a log: runs, steps and calls may be open at its end.
+        floor: of a trimmed log: deltas up to that number may be missing. What is left of them has to fit all the same.
     """
-    log = Log()
+    log = Log(floor=floor)
     for chunk in chunks:
         if not isinstance(chunk, StreamEnd | Resync):
             _judge(log, chunk)
@@ -87,13 +88,13 @@ def find_violations(chunks: Iterable[Chunk | Control], *, finished: bool = True)
     return log.violations
 
 
-def check_stream(chunks: Iterable[Chunk | Control], *, finished: bool = True) -> None:
+def check_stream(chunks: Iterable[Chunk | Control], *, finished: bool = True, floor: int = 0) -> None:
     """Assert that a log keeps the grammar; see `find_violations`.
 
     Raises:
         GrammarError: it does not; `violations` has all the places.
     """
-    if violations := find_violations(chunks, finished=finished):
+    if violations := find_violations(chunks, finished=finished, floor=floor):
         raise GrammarError(violations)
 
 
@@ -130,7 +131,7 @@ def _judge_end(log: Log, finished: bool) -> None:
 
 def _fields_fit(log: Log, chunk: Chunk) -> None:
     expected = log.sequence + 1
-    if chunk.sequence != expected:
+    if chunk.sequence != expected and not expected < chunk.sequence <= log.floor + 1:
         log.broken("sequence-dense", chunk, f"the chunk has the number {chunk.sequence}, expected {expected}")
     log.sequence = chunk.sequence
     timestamp: object = chunk.timestamp

@@ -5,6 +5,7 @@ Above `grammar` and `violations`; the checks, one file to a rule or two, read it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,8 @@ class Step:
 
     number: int
     attempt: int
+    trimmed: bool = False
+    """It began where deltas may be missing."""
     text: list[str] = field(default_factory=list[str])
     output: list[str] = field(default_factory=list[str])
     words: list[str] = field(default_factory=list[str])
@@ -125,6 +128,8 @@ class Log:
 
     violations: list[Violation] = field(default_factory=list[Violation])
     sequence: int = 0
+    floor: int = 0
+    """Deltas up to that number may be missing."""
     root: Agent | None = None
     agents: dict[str, Agent] = field(default_factory=dict[str, Agent])
     delegations: dict[str, Delegation] = field(default_factory=dict[str, Delegation])
@@ -141,3 +146,16 @@ class Log:
 
     def broken(self, name: str, chunk: Chunk, message: str) -> None:
         self.violations.append(Violation(RULE_OF[name], name, chunk.sequence, message))
+
+
+def is_as_streamed(step: Step, pieces: Iterable[str], whole: str) -> bool:
+    """Whether what was streamed adds up to the whole; or, where some may be missing, stands in it in this order."""
+    if not step.trimmed:
+        return "".join(pieces) == whole
+    at = 0
+    for piece in pieces:
+        found = whole.find(piece, at)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True

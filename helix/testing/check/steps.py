@@ -15,7 +15,7 @@ def step_begins(log: Log, agent: Agent, chunk: StepStart) -> None:
     elif (chunk.step, chunk.attempt) != agent.expects:
         name, expected = _step_name(chunk.step, chunk.attempt), _step_name(*agent.expects)
         log.broken("step-number", chunk, f"{agent.agent_id} begins {name}, expected {expected}")
-    agent.step = Step(chunk.step, chunk.attempt)
+    agent.step = Step(chunk.step, chunk.attempt, trimmed=chunk.sequence <= log.floor)
     agent.stray = False
     log.open_steps[agent.agent_id] = agent
 
