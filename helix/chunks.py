@@ -428,7 +428,7 @@ class CallSnapshot:
         tool_call_id, tool_name, arguments: as in the message that asks for it, or as they were approved.
         attempt: how often its body began; 0 while it has not.
         ended: whether it is answered.
-        result, error, error_code: its answer, as in `tool_end`.
+        result, error, error_code, content: its answer, as in `tool_end`.
     """
 
     __pydantic_config__ = ConfigDict(alias_generator=to_camel, populate_by_name=True)
@@ -441,6 +441,7 @@ class CallSnapshot:
     result: Any = None
     error: OptStr = None
     error_code: OptStr = None
+    content: Annotated[Content | None, Field(exclude_if=_absent)] = None
 
 
 @dataclass(slots=True)

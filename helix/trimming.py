@@ -143,4 +143,5 @@ def _call(call: CallNode) -> c.CallSnapshot:
         result=call.result,
         error=call.error,
         error_code=call.error_code,
+        content=call.parts,
     )

@@ -66,6 +66,9 @@ def test_what_every_chunk_has() -> None:
         ("part", "text, thinking, refusal", "ThinkingPart"),
         ("part", "text, thinking, refusal", "RefusalPart"),
         ("part", "tool_call", "ToolCall"),
+        ("part", "image, audio, file", "Image"),
+        ("part", "image, audio, file", "Audio"),
+        ("part", "image, audio, file", "File"),
         ("part", "usage", "Usage"),
         ("object", "snapshot", "Snapshot"),
         ("object", "an agent", "AgentSnapshot"),
@@ -78,7 +81,7 @@ def test_the_objects_in_chunks_have_every_field(table: str, row: str, name: str)
 
 def test_every_object_of_the_schema_is_in_the_tables() -> None:
     told = {"UserMessage", "AssistantMessage", "ToolMessage", "TextPart", "ThinkingPart", "RefusalPart", "ToolCall"}
-    told |= {"Usage", "Snapshot", "AgentSnapshot", "CallSnapshot"}
+    told |= {"Image", "Audio", "File", "Usage", "Snapshot", "AgentSnapshot", "CallSnapshot"}
     assert set(OBJECTS) - told == {kind.__name__ for kind in c.CHUNK_TYPES.values()} | {"StreamEnd", "Resync"}
 
 
