@@ -194,12 +194,11 @@ class Journal:
             self._lose(error)
             return True
         except StoreError:
-            return await self._was_written(last)
-        self._fresh_until = begun + self._lease
-        self._accept(last, len(acknowledge), gives_up=write.gives_up)
+            return await self._was_written(last, begun)
+        self._accept(last, len(acknowledge), begun, gives_up=write.gives_up)
         return True
 
-    async def _was_written(self, last: int) -> bool:
+    async def _was_written(self, last: int, begun: float) -> bool:
         """Whether a write whose answer was lost has arrived all the same."""
         record = None
         with anyio.CancelScope(deadline=self._fresh_until), suppress(HelixError):
@@ -210,13 +209,13 @@ class Journal:
             self._lose(StaleWriter(f"run {self._log.run_id} was taken over by {record.owner!r}", record.epoch))
             return True
         if record.last_sequence == last != self._written:
-            self._accept(last, 0, gives_up=record.owner is None)
+            self._accept(last, 0, begun, gives_up=record.owner is None)
             return True
         return False
 
-    def _accept(self, last: int, acknowledged: int, *, gives_up: bool) -> None:
+    def _accept(self, last: int, acknowledged: int, begun: float, *, gives_up: bool) -> None:
         del self._acknowledge[:acknowledged]
-        self._written = last
+        self._written, self._fresh_until = last, begun + self._lease
         if gives_up:
             self._is_owner = False
             self._log.here = self._log.tree.ended  # else others may go on with it

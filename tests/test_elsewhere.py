@@ -190,10 +190,16 @@ async def left(url: str, lease: float, turn: Any = own_turn) -> tuple[str, c.App
     async with executor("memory:", turn) as before:
         handle = await before.execute(boss.replace(model=ScriptedModel(turn)), "Go.", wait="suspend")
         chunks = [chunk async for chunk in handle.stream()][:-1]
-    lines = [chunk_to_json(chunk) for chunk in chunks]
+    run_id = await put(url, lease, chunks)
+    return run_id, next(chunk for chunk in chunks if isinstance(chunk, c.ApprovalRequest))
+
+
+async def put(url: str, lease: float, chunks: list[c.Chunk]) -> str:
+    """A run of which only these chunks are kept, and whose owner is dead."""
+    lines, start = [chunk_to_json(chunk) for chunk in chunks], chunks[0]
     async with open_store(url) as store:
-        await store.create(NewRun(handle.run_id, "boss", handle.session_id), lines, owner="dead", lease=lease)
-    return handle.run_id, next(chunk for chunk in chunks if isinstance(chunk, c.ApprovalRequest))
+        await store.create(NewRun(start.agent_id, "boss"), lines, owner="dead", lease=lease)
+    return start.agent_id
 
 
 async def whole(handle: Handle) -> list[c.Chunk]:
@@ -249,6 +255,30 @@ async def test_who_interrupts_a_run_that_has_just_lost_its_owner_parks_it(url: s
             assert (await (await second.resume(run_id)).result()).output == "Done."
             await whole(handle)
     assert ran == ["x"]
+
+
+async def test_a_body_that_died_with_its_owner_does_not_run_while_the_run_is_parked(url: str) -> None:
+    def turn(request: Any) -> Turn | str:
+        return "Done." if any(m.role == "tool" for m in request.messages) else Turn(calls=[Call("act")])
+
+    @tool
+    async def act() -> None:
+        ran.append("act")
+
+    agent = Agent("boss", tools=[act], model=ScriptedModel(turn))
+    with anyio.fail_after(30):
+        async with Executor(store="memory:") as before:
+            chunks = [chunk async for chunk in (await before.execute(agent, "Go.")).stream()]
+        start = next(chunk for chunk in chunks if isinstance(chunk, c.ToolStart))
+        run_id = await put(url, 0.0, chunks[: start.sequence])
+        async with Executor(store=url, agents=[agent]) as second:
+            handle = await second.get_handle(run_id)
+            await handle.interrupt()
+            assert handle.status == "interrupted"
+            assert (await (await second.resume(run_id)).result()).output == "Done."
+            [end] = [chunk for chunk in await whole(handle) if isinstance(chunk, c.ToolEnd)]
+        assert end.error_code == "tool_outcome_unknown"
+        assert ran == ["act"]
 
 
 # --- one branch

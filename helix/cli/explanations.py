@@ -133,7 +133,8 @@ CODES: dict[str, Explanation] = {
     ),
     "recovery_limit": Explanation(
         "a run was taken up again too often",
-        "Its process died five times, and no model call and no tool had ended in between. It may be what kills it.",
+        "Its process died five times, and no model call and no tool had ended in between; or it died in five steps in "
+        "a row while the same tool ran. It may be what kills it.",
         "Look at what it does first when it goes on (`helix show RUN`), and at why the process ended.",
     ),
     "cancelled": Explanation(

@@ -31,6 +31,8 @@ def owner_resumes(log: Log, agent: Agent, chunk: RunResume) -> None:
         log.broken("resume-epoch", chunk, f"the epoch {chunk.epoch} is not higher than {owner.epoch}")
     owner.epoch = chunk.epoch
     owner.resumes += 1
+    if chunk.reason == "crash":  # the bodies went down with their process
+        log.bodies = {(of, call_id) for of, call_id in log.bodies if log.agents[of].owner is not owner}
     owner.found_open = {found.agent_id for found in log.open_steps.values() if found.owner is owner}
     if log.root is not None and owner is log.root.owner:
         if chunk.reason == ("crash" if log.parked else "pause"):
