@@ -39,6 +39,7 @@ from helix.log import MemoryStore
 from helix.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from helix.model import Model, ModelReply, ModelRequest, ModelSettings
 from helix.parts import Audio, File, Image
+from helix.prices import Price
 from helix.providers import ProviderLimits
 from helix.results import RunCancelled, RunError, RunFailed, RunResult, RunSuspended
 from helix.session import Session
@@ -77,6 +78,7 @@ __all__ = [
     "ModelRequest",
     "ModelRetry",
     "ModelSettings",
+    "Price",
     "ProviderLimits",
     "RunCancelled",
     "RunError",

@@ -5,25 +5,25 @@ Floor 3: above `fold` and `agent`; pure and synchronous, tested with tables. `lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from helix.agent import OUTPUT_TOOL, Agent
 from helix.chunks import ErrorCode
 from helix.fold import AgentNode, CallNode
-from helix.limits import MAX_CRASHES, Usage
+from helix.limits import MAX_CRASHES, Usage, dollars, money
 from helix.messages import AssistantMessage
 from helix.schema import is_json
 from helix.tools import Tool
 
 EXPECTED_TOKENS = 1000
-"""What a first call reserves under `total_tokens` when the settings give no `max_tokens`; later ones: as the last."""
+"""What a first call reserves when the settings give no `max_tokens`; later ones: as much as those before them took."""
 
 
 @dataclass(slots=True, frozen=True)
 class Ask:
-    """Make a model call: this step, this attempt; under a token limit, with this reservation.
+    """Make a model call: this step, this attempt; under a limit of tokens or costs, with this reservation.
 
     With `force_output` the model may give its structured output, and nothing else.
     """
@@ -75,6 +75,8 @@ class End:
 
 
 Action: TypeAlias = Ask | Answer | Judge | Finish | Wait | Park | End
+PriceOf: TypeAlias = Callable[[Usage], float | None]
+"""What a usage costs in US dollars; None when that is not known."""
 
 
 def decide(
@@ -83,8 +85,17 @@ def decide(
     *,
     tools: Mapping[str, Tool[..., Any]] | None = None,
     stopping: bool = False,
+    price: PriceOf = lambda usage: None,
 ) -> Action:
-    """What the agent does next. `tools` are all its tools by name; without them, those of its definition."""
+    """What the agent does next.
+
+    Args:
+        node: how it stands with it.
+        agent: its definition.
+        tools: all its tools by name; without them, those of its definition.
+        stopping: whether it is to park before its next model call.
+        price: what so much of its model costs.
+    """
     if node.open_calls:
         return Answer(tuple(node.open_calls))
     if node.error_code is not None:
@@ -103,7 +114,7 @@ def decide(
         return Judge(node.last.text or node.last.refusal) if judged else End("completed")
     if stopping:
         return Park()
-    return _admit(node, agent)
+    return _admit(node, agent, price)
 
 
 def _finishes(call: CallNode, tools: Mapping[str, Tool[..., Any]]) -> bool:
@@ -127,25 +138,31 @@ def _too_many_failures(node: AgentNode, agent: Agent[Any, Any, Any], tools: Mapp
     return None
 
 
-def _admit(node: AgentNode, agent: Agent[Any, Any, Any]) -> Action:
+def _admit(node: AgentNode, agent: Agent[Any, Any, Any], price: PriceOf) -> Action:
     """Ask, if the limits of the agent and of all above it have room for one more model call."""
     steps, may_force = node.limits.steps, agent.output_schema.structured
     is_over = steps is not None and node.steps >= steps
     if is_over and not (may_force and node.steps == steps):  # one more, for the output alone
         return End("failed", f"the limit of {steps} steps is reached", "limit_steps")
-    expected = node.usage.total_tokens // max(1, node.steps) or agent.settings.max_tokens or EXPECTED_TOKENS
-    reserve: Usage | None = None
+    reserve = _reservation(node, agent, price)
     wait = False
     for scope in node.lineage():
         bounds, owed = scope.bounds, scope.tree_owed - node.owes_answer
         if bounds.requests is not None and scope.tree_requests + owed >= bounds.requests:
             return End("failed", f"the limit of {bounds.requests} requests is reached", "limit_requests")
-        if bounds.total_tokens is not None:
-            used = scope.tree_usage.total_tokens
-            if used >= bounds.total_tokens:
+        if bounds.total_tokens is not None and reserve is not None:
+            left = bounds.total_tokens - scope.tree_usage.total_tokens
+            if left <= 0:
                 return End("failed", f"the limit of {bounds.total_tokens} tokens is reached", "limit_tokens")
-            wait = wait or (scope.tree_reserved > 0 and used + scope.tree_reserved + expected > bounds.total_tokens)
-            reserve = Usage(total_tokens=expected)
+            wait = wait or 0 < scope.tree_reserved > left - reserve.total_tokens
+        if bounds.cost is not None and reserve is not None:
+            if reserve.cost is None or scope.tree_usage.unpriced:
+                text = f"the limit of {money(bounds.cost)} cannot hold: the price of {node.model} is not known"
+                return End("failed", text, "limit_cost")
+            left = dollars(bounds.cost - (scope.tree_usage.cost or 0))
+            if left <= 0:
+                return End("failed", f"the limit of {money(bounds.cost)} is reached", "limit_cost")
+            wait = wait or 0 < scope.tree_reserved_cost > dollars(left - reserve.cost)
         wait = wait or (bounds.concurrency is not None and scope.tree_open_steps >= bounds.concurrency)
     if wait:
         return Wait()
@@ -159,3 +176,13 @@ def _gave_no_output(node: AgentNode) -> bool:
     if last.tool_calls:
         return all(call.tool_name == OUTPUT_TOOL and isinstance(call.arguments, str) for call in last.tool_calls)
     return node.output_refused and not is_json(last.text)
+
+
+def _reservation(node: AgentNode, agent: Agent[Any, Any, Any], price: PriceOf) -> Usage | None:
+    """What the next call is expected to use, where that is bounded: as those before it; at first what it may write."""
+    bounds = [scope.bounds for scope in node.lineage()]
+    tokens = node.usage.total_tokens // max(1, node.steps) or agent.settings.max_tokens or EXPECTED_TOKENS
+    if any(bound.cost is not None for bound in bounds):
+        cost = (node.usage.cost or 0) / max(1, node.steps) or price(Usage(output_tokens=tokens, total_tokens=tokens))
+        return Usage(total_tokens=tokens, cost=None if cost is None else dollars(cost))
+    return Usage(total_tokens=tokens) if any(bound.total_tokens is not None for bound in bounds) else None

@@ -40,6 +40,7 @@ from helix.messages import Message
 from helix.model import Model
 from helix.models import resolve_model
 from helix.owner import end_cancelled_branches, pause, resumption, take
+from helix.prices import Price, Prices
 from helix.providers import Gates, ProviderLimits
 from helix.shelf import Shelf, journal_of
 from helix.store import Store
@@ -72,6 +73,8 @@ class Executor:
         deps: what tools find as `ctx.deps`, unless a run is given its own.
         provider_limits: how all its runs together treat each provider, or the providers of these prefixes, such as
             `{"openai": ProviderLimits(max_concurrency=8, max_failures=5)}`.
+        prices: what models cost that no list has, or that cost you something else: by a model's name a `Price`, or the
+            name of the model that it costs as much as. The other prices are those of the extra `cost`.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Executor:
         agents: Sequence[Agent[Any, Any, Any]] = (),
         deps: Any = None,
         provider_limits: ProviderLimits | Mapping[str, ProviderLimits] | None = None,
+        prices: Mapping[str, Price | str] | None = None,
     ) -> None:
         self._shelf = Shelf(open_store(store) if isinstance(store, str) else store)
         self._agents: dict[str, Agent[Any, Any, Any]] = {}
@@ -89,6 +93,7 @@ class Executor:
                 raise DefinitionError(f"two agents of this executor are called {agent.name!r}")
         self._deps = deps
         self._gates = Gates(provider_limits)
+        self._prices = Prices(prices)
         self._handles: dict[str, RunHandle[Any, Any]] = {}
         self._opened = _Opened({}, {})
         self._tasks: TaskGroup | None = None
@@ -155,12 +160,13 @@ class Executor:
         Raises:
             UsageError: the executor is not entered, or `run_id` is not usable.
             DefinitionError, UnknownModel, MissingKey: something of the tree of agents cannot work.
+            ImportError: a limit of costs needs the extra `cost`.
             SessionBusy: the session has a live run.
             StoreError: the store cannot be written.
         """
         tasks = self._check_entered()
         override = None if model is None else self._check_model(model)
-        await self._open_tree(agent, override)
+        await self._open_tree(agent, override, limits)
         self._agents.setdefault(agent.name, agent)
         root_model = override or self._check_model(_model_of(agent))
         options = _options(wait, metadata)
@@ -205,7 +211,7 @@ class Executor:
         agent = handle.agent
         before = handle.run
         override = (before and before.model) if model is None else self._check_model(model)
-        await self._open_tree(agent, override)
+        await self._open_tree(agent, override, log.tree.root.bounds)
         root_model = override or self._check_model(_model_of(agent))
         _check_resumable(log)  # somebody may have been faster
         await self._shelf.claim(log)
@@ -254,8 +260,8 @@ class Executor:
         new_id, session_id = secrets.token_hex(16), secrets.token_hex(8)
         log = RunLog(new_id, forked(chunks, run_id, new_id, step, session_id))
         override = None if model is None else self._check_model(model)
-        await self._open_tree(agent, override)
         root = log.tree.root
+        await self._open_tree(agent, override, root.bounds)
         log.append(c.RunResume(new_id, root.agent_type, log.tree.epoch + 1, "fork", run_id))
         log.append(*_steering(log.tree, input))
         await self._shelf.keep(log)
@@ -355,7 +361,16 @@ class Executor:
         deps: Any,
         on_approval: OnApproval | None,
     ) -> RunHandle[OutputT, StateT]:
-        run = Run(log, deps, override, self._check_model, self._toolset, on_approval=on_approval, gates=self._gates)
+        run = Run(
+            log,
+            deps,
+            override,
+            self._check_model,
+            self._toolset,
+            on_approval=on_approval,
+            gates=self._gates,
+            prices=self._prices,
+        )
         run.wait = log.tree.options.get("wait", "hold")
         log.live = True
         handle.attach(run)
@@ -413,10 +428,17 @@ class Executor:
 
     # --- opening what runs need
 
-    async def _open_tree(self, agent: Agent[Any, Any, Any], override: Model | None) -> None:
+    async def _open_tree(self, agent: Agent[Any, Any, Any], override: Model | None, limits: Limits | None) -> None:
         """Resolves and enters every model and toolset of the tree, before anything runs."""
+        self._check_prices(agent, override, limits)
         async with self._opening:
             await self._open_all(agent, override)
+
+    def _check_prices(self, agent: Agent[Any, Any, Any], override: Model | None, limits: Limits | None) -> None:
+        def model_of(child: Agent[Any, Any, Any], above: Model) -> Model:
+            return above if override or child.model is None else self._check_model(child.model)
+
+        self._prices.check(agent, limits, override or self._check_model(_model_of(agent)), model_of)
 
     async def _open_all(self, agent: Agent[Any, Any, Any], override: Model | None) -> None:
         agents = [agent, *agent.descendants()]

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from helix import chunks as c
 from helix.errors import InvalidChunk, which_agent
-from helix.limits import DEFAULT_LIMITS, Limits
+from helix.limits import DEFAULT_LIMITS, Limits, Usage, dollars
 from helix.messages import AssistantMessage, Message, ToolCall, ToolMessage
 from helix.model import History
 from helix.nodes import AgentNode, CallNode
@@ -108,6 +108,11 @@ class RunTree:
     def child_of(self, call: CallNode) -> list[AgentNode]:
         """The agents that a call started, in order; without those that are announced but have not begun."""
         return [self.agents[agent_id] for agent_id in call.children if agent_id in self.agents]
+
+    def subtree(self, agent_id: str) -> Iterator[AgentNode]:
+        """The agent and all below it, in the order in which they started."""
+        below = f"{agent_id}."
+        return (node for key, node in self.agents.items() if key == agent_id or key.startswith(below))
 
     def elapsed_ms(self, node: AgentNode, now: int) -> int:
         """How long the agent has lived until `now` (Unix ms), pauses not counted; never negative."""
@@ -209,22 +214,23 @@ def _step_start(tree: RunTree, chunk: c.StepStart) -> None:
     if node.owes_answer:
         _owe(node, -1)
     node.step, node.attempt, node.step_open = chunk.step, chunk.attempt, chunk.sequence
-    node.reserve = chunk.reserve.total_tokens if chunk.reserve else 0
+    node.asked, node.reserve = chunk.model, chunk.reserve or Usage()
     for above in node.lineage():
         above.tree_requests += 1
         above.tree_open_steps += 1
-        above.tree_reserved += node.reserve
+    _reserve(node, 1)
 
 
 def _step_end(tree: RunTree, chunk: c.StepEnd) -> None:
     node = tree.agent(chunk.agent_id)
     tree.steps_ended += 1
     node.usage += chunk.usage
+    node.usage_by_model[node.asked] = node.usage_by_model.get(node.asked, Usage()) + chunk.usage
     for above in node.lineage():
         above.tree_usage += chunk.usage
         above.tree_open_steps -= 1
-        above.tree_reserved -= node.reserve
-    node.step_open, node.reserve = None, 0
+    _reserve(node, -1)
+    node.step_open, node.reserve = None, Usage()
     if chunk.message is not None:
         node.messages.append(chunk.message)
     if chunk.outcome == "abandoned":
@@ -337,6 +343,13 @@ def _settle(node: AgentNode) -> None:
     for message in settled(node):
         node.messages.append(message)
     node.calls, node.inbox = {}, []
+
+
+def _reserve(node: AgentNode, sign: int) -> None:
+    tokens, cost = sign * node.reserve.total_tokens, sign * (node.reserve.cost or 0)
+    for above in node.lineage():
+        above.tree_reserved += tokens
+        above.tree_reserved_cost = dollars(above.tree_reserved_cost + cost)
 
 
 def _owe(node: AgentNode, change: int) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -18,8 +19,10 @@ from helix.agent import OUTPUT_TOOL, Agent
 from helix.chunks import ApprovalRequest
 from helix.commands import Approve, ClientResult, Deny
 from helix.fold import AgentNode, CallNode, RunTree
+from helix.limits import Usage
 from helix.log import RunLog
 from helix.model import Model, ToolDefinition
+from helix.prices import Prices
 from helix.providers import Gates
 from helix.results import RunResult
 from helix.tools import Tool, Toolset
@@ -53,6 +56,7 @@ class Run:
         parking: the run parks because all that is left waits; answers are taken once it is parked.
         at_work: the agents whose loop runs.
         gates: what all runs of the executor share of each provider.
+        prices: what models cost.
         waiting: what wakes the call that waits for an answer, by approval id.
     """
 
@@ -71,6 +75,7 @@ class Run:
     wait: WaitMode = "hold"
     on_approval: OnApproval | None = None
     gates: Gates = field(default_factory=Gates)
+    prices: Prices = field(default_factory=Prices)
     parking: bool = False
     at_work: dict[str, LiveAgent] = field(default_factory=lambda: dict[str, LiveAgent]())
     waiting: dict[str, anyio.Event] = field(default_factory=dict[str, anyio.Event])
@@ -116,6 +121,7 @@ class LiveAgent:
 
     Attributes:
         parkable: whether its run may stop before a next step; not inside a tool body that must not run twice.
+        price: what so much of its model costs at most, in US dollars; None when that is not known.
     """
 
     run: Run
@@ -125,8 +131,10 @@ class LiveAgent:
     parkable: bool = True
     tools: dict[str, Tool[..., Any]] = field(init=False)
     definitions: tuple[ToolDefinition, ...] = field(init=False)
+    price: Callable[[Usage], float | None] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.price = cache(partial(self.run.prices.most, self.model))
         opened = [tool for toolset in self.agent.toolsets for tool in self.run.opened(toolset)]
         self.tools = self.agent.toolbox(opened)
         self.definitions = tuple(tool.definition for tool in self.tools.values())

@@ -20,7 +20,7 @@ from helix.agent import Agent, AgentTool
 from helix.approvals import ask_first
 from helix.call import ask_user_code
 from helix.context import Runnable
-from helix.decide import Answer, Ask, End, Finish, Judge, Park, Wait, decide
+from helix.decide import Action, Answer, Ask, End, Finish, Judge, Park, Wait, decide
 from helix.endings import end_agent, end_call
 from helix.errors import LimitReached, did_you_mean
 from helix.fold import AgentNode, CallNode
@@ -92,7 +92,7 @@ async def _turns(live: LiveAgent) -> bool:
     run = live.run
     while True:
         await checkpoint_if_cancelled()
-        action = decide(live.node, live.agent, tools=live.tools, stopping=live.stopping)
+        action = _decide(live)
         match action:
             case Answer(calls):
                 if not await _answer(live, calls):
@@ -110,11 +110,15 @@ async def _turns(live: LiveAgent) -> bool:
                 return True
 
 
+def _decide(live: LiveAgent) -> Action:
+    return decide(live.node, live.agent, tools=live.tools, stopping=live.stopping, price=live.price)
+
+
 async def _ask(live: LiveAgent, action: Ask) -> None:
     instructions = live.agent.instructions
     if not isinstance(instructions, str):
         instructions = await _instructions(live, instructions)
-        if decide(live.node, live.agent, tools=live.tools, stopping=live.stopping) != action:
+        if _decide(live) != action:
             return  # it awaited, and a limit or a stop came in between
     delay = await call_model(live, action, instructions)
     if delay:
@@ -136,7 +140,7 @@ async def _conclude(live: LiveAgent, action: Judge | Finish) -> None:
             verdict = await judge_text(live, text, DELEGATE)
         case Finish(calls):
             verdict = await judge_results(live, calls, DELEGATE)
-    if decide(live.node, live.agent, tools=live.tools, stopping=live.stopping) == action:
+    if _decide(live) == action:
         live.run.log.append(verdict)  # else a validator awaited, and something was said to the agent
 
 

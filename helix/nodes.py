@@ -85,7 +85,10 @@ class AgentNode:
     attempt: int = 0
     step_open: int | None = None
     """The sequence of the open `step_start`, if a model call is open."""
-    reserve: int = 0
+    asked: str = ""
+    """The model of its last model call."""
+    reserve: Usage = field(default_factory=Usage)
+    """What its open model call has reserved."""
     steps: int = 0
     """Committed steps."""
     last: AssistantMessage | None = None
@@ -95,6 +98,8 @@ class AgentNode:
     call_ids: set[str] = field(default_factory=set[str])
     children: list[str] = field(default_factory=list[str])
     usage: Usage = field(default_factory=Usage)
+    usage_by_model: dict[str, Usage] = field(default_factory=dict[str, Usage])
+    """Its own usage, by the model that was asked."""
     tree_usage: Usage = field(default_factory=Usage)
     failed_attempts: list[str] = field(default_factory=list[str])
     """Why each abandoned attempt of a step failed, in order."""
@@ -114,6 +119,9 @@ class AgentNode:
     tree_requests: int = 0
     tree_open_steps: int = 0
     tree_reserved: int = 0
+    """Tokens that its open model call and those below it have reserved."""
+    tree_reserved_cost: float = 0
+    """The same in US dollars."""
 
     def __repr__(self) -> str:
         below = f", {len(self.children)} children" if self.children else ""

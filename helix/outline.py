@@ -16,6 +16,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from helix.fold import AgentNode, RunTree
+from helix.limits import Usage, money
 
 MAX_LINES = 20
 """As many as one takes in at a glance."""
@@ -32,8 +33,9 @@ _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 
 
 def outline(tree: RunTree, agent_id: str | None = None, *, max_lines: int = MAX_LINES) -> list[str]:
-    """The agents of a run as lines: name, status, tokens (`145 of 594`: its own, and those of its branch).
+    """The agents of a run as lines: name, status, tokens (`145 of 594`: its own, and those of its branch), cost.
 
+    The cost is that of its branch, as estimated, where it is known.
     At most `max_lines`: then what has completed is left out before what has not, and `… 12 more   all completed` says
     so.
 
@@ -46,17 +48,21 @@ def outline(tree: RunTree, agent_id: str | None = None, *, max_lines: int = MAX_
     name = max((len(row.name) for row in rows), default=0)
     status = max((len(row.status) for row in rows), default=0)
     tokens = max((len(row.tokens) for row in rows), default=0)
-    return [f"{row.name:<{name}}  {row.status:<{status}}  {row.tokens:>{tokens}}" for row in rows]
+    cost = max((len(row.cost) for row in rows), default=0)
+    lines = (f"{row.name:<{name}}  {row.status:<{status}}  {row.tokens:>{tokens}}  {row.cost:>{cost}}" for row in rows)
+    return [line.rstrip() for line in lines]
 
 
 def outline_html(tree: RunTree, agent_id: str | None = None, *, max_lines: int = MAX_LINES) -> str:
     """`outline` as one HTML element: text and inline styles only, readable on light and on dark."""
     cell = "padding:0 1.5em 0 0;border:0;background:none;text-align:left;white-space:pre;font-family:monospace"
     lines: list[str] = []
-    for row in _rows(tree, agent_id, max_lines):
+    rows = list(_rows(tree, agent_id, max_lines))
+    priced = any(row.cost for row in rows)
+    for row in rows:
         colour = _COLOURS.get(row.status.partition(" ")[2].partition(" ")[0], _OTHER_COLOUR)
         glyph = f'<span style="color:{colour}">{escape(row.status[:1])}</span>{escape(row.status[1:])}'
-        cells = (escape(row.name), glyph, escape(row.tokens))
+        cells = [escape(row.name), glyph, escape(row.tokens), *([escape(row.cost)] if priced else [])]
         lines.append("<tr>" + "".join(f'<td style="{cell}">{text}</td>' for text in cells) + "</tr>")
     return f'<table style="border-collapse:collapse;border:0">{"".join(lines)}</table>'
 
@@ -68,6 +74,11 @@ def one_line(value: Any, width: int) -> str:
     line = plain(" ".join(start.split()))
     whole = len(start) == len(text.lstrip())
     return line if whole and len(line) <= width else f"{line[: width - 1]}…"
+
+
+def estimate(cost: float | None) -> str:
+    """An estimated cost, marked as such: `~$0.25`; nothing when it is not known."""
+    return "" if cost is None else f"~{money(cost)}"
 
 
 def plain(text: str) -> str:
@@ -97,6 +108,7 @@ class _Row:
     """With the lines of the tree before it."""
     status: str
     tokens: str
+    cost: str
 
 
 @dataclass(slots=True)
@@ -190,7 +202,8 @@ def _row(branch: _Branch, lead: str) -> _Row:
     status = one_line(branch.status, MAX_NAME)
     own, total = node.usage.total_tokens, node.tree_usage.total_tokens
     used = f"{own:,} tokens" if own == total else f"{own:,} of {total:,} tokens"
-    return _Row(f"{lead}{name_of(node.agent_id, node.agent_type)}", f"{GLYPHS.get(status, '·')} {status}{code}", used)
+    name, standing = name_of(node.agent_id, node.agent_type), f"{GLYPHS.get(status, '·')} {status}{code}"
+    return _Row(f"{lead}{name}", standing, used, estimate(node.tree_usage.cost))
 
 
 def _rest(parent: _Branch, lead: str) -> _Row:
@@ -201,5 +214,5 @@ def _rest(parent: _Branch, lead: str) -> _Row:
         told = f"all {next(iter(statuses))}" if count > 1 else next(iter(statuses))
     else:
         told = ", ".join(f"{number} {status}" for status, number in statuses.most_common())
-    tokens = sum(child.node.tree_usage.total_tokens for child in hidden)
-    return _Row(f"{lead}… {count:,} more", f"  {told}", f"{tokens:,} tokens")
+    used = sum((child.node.tree_usage for child in hidden), Usage())
+    return _Row(f"{lead}… {count:,} more", f"  {told}", f"{used.total_tokens:,} tokens", estimate(used.cost))

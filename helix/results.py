@@ -16,7 +16,7 @@ from helix.errors import HelixError
 from helix.fold import AgentNode, RunTree, settled
 from helix.limits import Usage
 from helix.messages import Message
-from helix.outline import GLYPHS, one_line, outline, outline_html
+from helix.outline import GLYPHS, estimate, one_line, outline, outline_html
 
 OutputT = TypeVar("OutputT", covariant=True, default=Any)
 StateT = TypeVar("StateT", covariant=True, default=Any)
@@ -35,7 +35,7 @@ class RunResult(Generic[OutputT, StateT]):
         status: `completed`, `failed`, `cancelled`, `interrupted` or `suspended`.
         state: the agent's state, typed; None without a state type.
         messages: its whole conversation, oldest first: valid as the history of a next request.
-        usage: what it and everything below it used; `own_usage` leaves the children out.
+        usage: what it and everything below it used, and its `cost`; `own_usage` leaves the children out.
         finish_reason: why the last step ended.
         error: one sentence, when it failed; `error_code` is the protocol's code for it.
         run_id: the agent's id; `agent_type` its name, `session_id` its session's.
@@ -74,12 +74,29 @@ class RunResult(Generic[OutputT, StateT]):
     @property
     def usage_by_agent(self) -> dict[str, Usage]:
         """The own usage of this agent and of each below it, by agent id."""
-        below = f"{self.run_id}."
-        return {
-            agent_id: node.usage
-            for agent_id, node in self.tree.agents.items()
-            if agent_id == self.run_id or agent_id.startswith(below)
-        }
+        return {node.agent_id: node.usage for node in self.tree.subtree(self.run_id)}
+
+    @property
+    def usage_by_model(self) -> dict[str, Usage]:
+        """What was used of each model, by this agent and those below it, by the model's name."""
+        found: dict[str, Usage] = {}
+        for node in self.tree.subtree(self.run_id):
+            for model, usage in node.usage_by_model.items():
+                found[model] = found.get(model, Usage()) + usage
+        return found
+
+    @property
+    def cost(self) -> float | None:
+        """What it and everything below it cost in US dollars, as estimated; None when that is not known of all of it.
+
+        `unpriced_models` says of which models it is not known; what the others cost stands in `usage_by_model`.
+        """
+        return self.usage.cost
+
+    @property
+    def unpriced_models(self) -> list[str]:
+        """The models that were used and whose price was not known at that time, by name."""
+        return [model for model, usage in self.usage_by_model.items() if usage.unpriced]
 
     def raise_for_status(self) -> None:
         """Raises the error that fits the status; does nothing for a completed run."""
@@ -109,7 +126,7 @@ class RunResult(Generic[OutputT, StateT]):
             shown = f", output={one_line(repr(self._output), _IN_REPR)}"
         else:
             shown = f", error={one_line(repr(self.error), _IN_REPR)}" if self.error else ""
-        return f"RunResult({one_line(self.agent_type, _IN_REPR)}, {self.status}{shown}, {self._tokens})"
+        return f"RunResult({one_line(self.agent_type, _IN_REPR)}, {self.status}{shown}, {self.used})"
 
     def __str__(self) -> str:
         """The tree of agents in at most 20 lines, and a last line with status, tokens and a short output or the error.
@@ -135,11 +152,17 @@ class RunResult(Generic[OutputT, StateT]):
     @property
     def _summary(self) -> str:
         code = f" ({one_line(self.error_code, _IN_REPR)})" if self.error_code else ""
-        return f"{self.status}{code}, {self._tokens}"
+        return f"{self.status}{code}, {self.used}"
 
     @property
-    def _tokens(self) -> str:
-        return f"{self.usage.total_tokens:,} tokens"
+    def used(self) -> str:
+        """The tokens and, where it is known, the cost, for people: `1,240 tokens, ~$0.0031`."""
+        tokens, parts = f"{self.usage.total_tokens:,} tokens", self.usage_by_model
+        known = sum((usage for usage in parts.values() if not usage.unpriced), Usage())
+        if known.cost is None:
+            return tokens
+        without = ", ".join(one_line(model, _IN_REPR) for model in self.unpriced_models[:_SHOWN])
+        return f"{tokens}, {estimate(known.cost)}{without and f' without {without}'}"
 
 
 class RunError(HelixError):

@@ -66,7 +66,8 @@ async def call_model(live: LiveAgent, ask: Ask, instructions: str) -> float:
         return _abandon(live, request, choice, error)
     finally:
         reply.close()
-    log.append(c.StepEnd(node.agent_id, node.agent_type, step, attempt, "committed", answer.usage, message, reason))
+    usage = live.run.prices.priced(node.asked, answer.usage)
+    log.append(c.StepEnd(node.agent_id, node.agent_type, step, attempt, "committed", usage, message, reason))
     return 0
 
 
@@ -110,7 +111,7 @@ def _abandon(live: LiveAgent, request: ModelRequest, choice: Choice, error: Mode
     text = error.message if choice.model is live.model else f"{choice.model.name}: {error.message}"
     if following is not None:
         text = f"{text.rstrip('.')}; next: {following.name}"
-    usage = error.usage or Usage(requests=1)
+    usage = live.run.prices.priced(node.asked, error.usage or Usage(requests=1))
     live.run.log.append(
         c.ErrorChunk(node.agent_id, node.agent_type, text, code, again, detail=error.detail),
         c.StepEnd(node.agent_id, node.agent_type, request.step, request.attempt, "abandoned", usage, reason=code),

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from wcwidth import wcswidth, wcwidth
 
 from helix import chunks as c
-from helix.cli.activity import count, elapsed, money
+from helix.cli.activity import count, elapsed
 from helix.cli.cells import cells, cut, cut_start, fit, flat, wrap
 from helix.cli.console import printable
 from helix.cli.narrate import Focus, Narrator, Telling
 from helix.cli.view import View
 from helix.limits import Usage
 from helix.messages import AssistantMessage, TextPart, ToolCall, UserMessage
+from helix.outline import estimate
 
 BEGIN = 1_700_000_000_000
 USED = Usage(10, 5, 15, requests=1)
@@ -165,13 +166,18 @@ def test_who_waits_for_a_person_is_not_silent() -> None:
     assert "silent" in log.shown(later=600)[2]
 
 
-def test_a_cost_is_shown_once_one_is_known() -> None:
+def test_the_cost_of_a_branch_is_shown_where_all_of_it_is_known() -> None:
     log = team(1)
     assert "$" not in "".join(log.shown())
     log.add(c.StepStart("run.worker-1", "worker", 1, 1, "m"))
     log.add(c.StepEnd("run.worker-1", "worker", 1, 1, "committed", Usage(1, 1, 2, requests=1, cost=0.25)))
-    assert [line.endswith("$0.25") for line in log.shown(90)[1:]] == [True, True]
-    assert "$0.25" in log.shown(90)[0]
+    assert [line.endswith("  ~$0.25") for line in log.shown(90)] == [False, False, True]  # the boss has no price
+    log = Log().start("run", "boss")
+    for cost in (0.1, 0.2):
+        log.add(c.StepStart("run", "boss", 1, 1, "m"))
+        log.add(c.StepEnd("run", "boss", 1, 1, "committed", Usage(1, 1, 2, requests=1, cost=cost)))
+    assert log.shown(90)[1].endswith("  ~$0.30")
+    assert "· ~$0.30 " in log.shown(90)[0]
 
 
 # --- what is left out
@@ -355,9 +361,14 @@ def test_what_is_told_cannot_steer_a_terminal() -> None:
         (count(594), "594"),
         (count(12_345), "12.3k"),
         (count(999_960), "1.0M"),
-        (money(None), ""),
-        (money(0.0123), "$0.0123"),
-        (money(3.5), "$3.50"),
+        (estimate(None), ""),
+        (estimate(0), "~$0.00"),
+        (estimate(0.0123), "~$0.0123"),
+        (estimate(0.0000123456), "~$0.0000123"),
+        (estimate(0.1), "~$0.10"),
+        (estimate(0.9999), "~$1.00"),
+        (estimate(3.5), "~$3.50"),
+        (estimate(1234.567), "~$1,234.57"),
     ],
 )
 def test_numbers_for_people(shown: str, wanted: str) -> None:

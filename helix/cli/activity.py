@@ -152,11 +152,6 @@ def count(number: int) -> str:
     return f"{number / 1000:.1f}k" if number < 999_950 else f"{number / 1_000_000:.1f}M"
 
 
-def money(cost: float | None) -> str:
-    """A cost in dollars, if it is known."""
-    return "" if cost is None else f"${cost:.4f}" if cost < 0.1 else f"${cost:.2f}"
-
-
 # One function a chunk class.
 
 

@@ -35,6 +35,7 @@ from helix.outline import plain
 DISTRIBUTION = "helix-agents"
 EXTRAS = {
     "cli": ("rich",),
+    "cost": ("genai-prices",),
     "fast": ("aiohttp", "uvloop"),
     "postgres": ("psycopg",),
     "redis": ("redis",),

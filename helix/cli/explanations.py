@@ -99,7 +99,11 @@ CODES: dict[str, Explanation] = {
         "Long conversations, or many children.",
         "print(result) shows who used how many; raise the limit or give the children limits of their own.",
     ),
-    "limit_cost": Explanation("the subtree has cost what it may", "A limit of money. " + _NOT_HERE, "Raise it."),
+    "limit_cost": Explanation(
+        "the subtree has cost what Limits(cost=…) allows",
+        "Long conversations, many children; or a model whose price is not known, started by a tool.",
+        "print(result) shows whose branch cost how much; raise the limit, or give Executor(prices=…) the price.",
+    ),
     "limit_requests": Explanation(
         "the subtree has made as many model calls as Limits(requests=…) allows",
         "Retries count too, and one call is kept back for each agent that waits for its children.",

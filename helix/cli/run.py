@@ -213,7 +213,7 @@ class _Writer:
             )
         tell_missing(self._focus, result.tree, self.watcher)
         if not self.watcher.is_view:
-            self._err.line(f"[{result.usage.total_tokens} tokens]")
+            self._err.line(f"[{result.used}]")
 
     def _show(self, chunk: Chunk) -> None:
         """Words at once, for a person who looks on; piped, only the final text is written."""

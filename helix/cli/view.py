@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from helix import chunks as c
-from helix.cli.activity import Seen, activity, count, elapsed, money, observe
+from helix.cli.activity import Seen, activity, count, elapsed, observe
 from helix.cli.branches import Branch, choose, grow, tally
 from helix.cli.cells import cells, cut, cut_start, fit, flat, wrap
 from helix.cli.narrate import Focus
 from helix.fold import RunTree
 from helix.limits import Usage
-from helix.outline import name_of
+from helix.outline import estimate, name_of
 
 SILENT_AFTER_MS = 30_000
 """An agent that runs and of whose branch nothing was heard for so long is told to be silent."""
@@ -138,7 +138,7 @@ class _Table:
             doing.writing,
             elapsed(self._tree.elapsed_ms(node, self._end(branch)) if took is None else took),
             _tokens(node.tree_usage.total_tokens),
-            money(node.tree_usage.cost),
+            estimate(node.tree_usage.cost),
         )
 
     def _end(self, branch: Branch) -> int:
@@ -147,8 +147,9 @@ class _Table:
     def _rest(self, branch: Branch, lead: str) -> _Cells:
         hidden = [child for child in branch.children if not child.shown]
         number = sum(child.size for child in hidden)
-        used = sum(child.node.tree_usage.total_tokens for child in hidden if child.node is not None)
-        return _Cells(lead, "…", f"and {number:,} more", "dim", "", tally(hidden), tokens=_tokens(used))
+        used = sum((child.node.tree_usage for child in hidden if child.node is not None), Usage())
+        tokens, cost = _tokens(used.total_tokens), estimate(used.cost)
+        return _Cells(lead, "…", f"and {number:,} more", "dim", "", tally(hidden), tokens=tokens, cost=cost)
 
     def _widths(self) -> _Widths:
         """The columns; on a narrow screen those go first that one misses least."""
@@ -210,7 +211,7 @@ def _summary(top: Branch, tree: RunTree, width: int, now: int, hint: str) -> Tex
     took = tree.elapsed_ms(tree.root, now if tree.status == "running" else tree.timestamp)
     parts = [tally(top.children), elapsed(took)]
     parts += [f"{count(usage.total_tokens)} tokens"] if usage.total_tokens else []
-    parts += [money(usage.cost)] if usage.cost is not None else []
+    parts += [estimate(usage.cost)] if usage.cost is not None else []
     told = f"── {flat(' · '.join(parts))} "
     end = f" {flat(hint)} ──" if hint else ""
     fill = width - cells(told) - cells(end)

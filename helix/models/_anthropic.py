@@ -210,9 +210,10 @@ class AnthropicDecoder:
         if not self._told:
             return
         cached, output = _count(self._told, "cache_read_input_tokens"), _count(self._told, "output_tokens")
-        read = _count(self._told, "input_tokens") + cached + _count(self._told, "cache_creation_input_tokens")
+        written = _count(self._told, "cache_creation_input_tokens")
+        read = _count(self._told, "input_tokens") + cached + written
         reasoning = _count(_object(self._told.get("output_tokens_details")), "thinking_tokens")
-        usage = Usage(read, output, read + output, cached, reasoning, requests=1)
+        usage = Usage(read, output, read + output, cached, reasoning, requests=1, cache_write_tokens=written)
         self.usage = usage if self._used is None else self._used + usage
 
     def _parse(self, event: ServerSentEvent) -> dict[str, Any]:

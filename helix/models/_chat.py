@@ -256,12 +256,15 @@ def _usage_in(chunk: dict[str, Any]) -> Usage | None:
     if not told:
         return None
     prompt, completion, cost = as_count(told, "prompt_tokens"), as_count(told, "completion_tokens"), told.get("cost")
+    read, written = as_object(told.get("prompt_tokens_details")), as_object(told.get("completion_tokens_details"))
     return Usage(
         input_tokens=prompt,
         output_tokens=completion,
         total_tokens=as_count(told, "total_tokens") or prompt + completion,
-        cached_tokens=as_count(as_object(told.get("prompt_tokens_details")), "cached_tokens"),
-        reasoning_tokens=as_count(as_object(told.get("completion_tokens_details")), "reasoning_tokens"),
+        cached_tokens=as_count(read, "cached_tokens"),
+        reasoning_tokens=as_count(written, "reasoning_tokens"),
         requests=1,
         cost=float(cost) if isinstance(cost, (int, float)) else None,
+        input_audio_tokens=as_count(read, "audio_tokens"),
+        output_audio_tokens=as_count(written, "audio_tokens"),
     )

@@ -322,7 +322,13 @@ class GoogleDecoder(StreamDecoder):
             cached_tokens=as_count(told, "cachedContentTokenCount"),
             reasoning_tokens=thoughts,
             requests=1,
+            input_audio_tokens=_audio_in(told.get("promptTokensDetails")),
+            output_audio_tokens=_audio_in(told.get("candidatesTokensDetails")),
         )
+
+
+def _audio_in(details: object) -> int:
+    return sum(as_count(part, "tokenCount") for part in as_objects(details) if part.get("modality") == "AUDIO")
 
 
 _COUNTED = ("candidatesTokenCount", "totalTokenCount", "thoughtsTokenCount")
