@@ -3,7 +3,7 @@
 import anyio
 
 import helix
-from helix import Limits
+from helix import Limits, Price
 from helix.testing import Call, ScriptedModel, Turn
 
 worker = helix.Agent("worker", description="Works.")
@@ -19,6 +19,14 @@ async def limited() -> None:
     for node in result.tree.agents.values():
         print(node.agent_type, node.status, node.error_code)
     print(result.output, result.usage.requests, "requests")
+
+
+async def priced() -> None:
+    """A tenth of a cent for all of them. What a model costs comes from the extra `cost`, or from here."""
+    model = ScriptedModel({"boss": [two_calls, "Done."], "worker": ["done", "done"]})
+    async with helix.Executor(prices={"scripted": Price(input=2.5, output=10)}) as executor:
+        result = await (await executor.execute(boss, "Work.", model=model, limits=Limits(cost=0.001))).result()
+    print(result)
 
 
 async def cancelled() -> None:
@@ -43,5 +51,5 @@ async def out_of_time() -> None:
         print(error, "| it had said:", error.result.messages[-1])
 
 
-for example in (limited, cancelled, out_of_time):
+for example in (limited, priced, cancelled, out_of_time):
     anyio.run(example)

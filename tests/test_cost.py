@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import helix
 from helix import Agent, DefinitionError, Executor, Limits, MemoryStore, Price, RunResult, Usage, tool
 from helix.chunks import StepEnd, StepStart
 from helix.fold import RunTree, fold
+from helix.limits import dollars
 from helix.model import Emit, ModelReply, ModelRequest
 from helix.models.fallback import FallbackModel
 from helix.models.openai_chat import OpenAIChatModel
@@ -501,3 +503,42 @@ async def test_the_tree_shows_the_cost_of_each_branch() -> None:
     assert last == "✓ completed, 72 tokens, ~$0.000324: done"
     assert repr(result).endswith("72 tokens, ~$0.000324)")
     assert result._repr_html_().count("~$0.000081") == 2
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_random_trees_pass_a_limit_by_no_more_than_is_said(seed: int) -> None:
+    """By one call that is alone, or by what calls that are open together take beyond their reservations."""
+    chance = random.Random(seed)
+
+    async def answer(request: ModelRequest) -> Turn:
+        turn = random.Random(f"{seed}:{request.agent_id.partition('.')[2]}:{request.step}")
+        for _ in range(turn.randint(0, 5)):
+            await anyio.lowlevel.checkpoint()
+        below = [item.name for item in request.tools]
+        calls = [Call(turn.choice(below), input="x") for _ in range(turn.randint(1, 4))] if below else []
+        calls = calls if request.step <= 2 else []
+        fail: Any = "model_unavailable" if turn.random() < 0.1 and request.attempt == 1 else None
+        return Turn(text="w", calls=calls, output_tokens=turn.randint(1, 3000), fail=fail)
+
+    leaf = Agent("leaf", settings=helix.ModelSettings(max_tokens=chance.randint(1, 2000)))
+    middle = Agent("middle", sub_agents=[leaf], limits=Limits(cost=0.05) if chance.random() < 0.5 else None)
+    root = Agent("root", sub_agents=[middle, leaf])
+    limits = Limits(cost=chance.choice([0.01, 0.05, 0.2]))
+    result, chunks = await run(root, {"function": PRICE}, model=FunctionModel(answer), limits=limits)
+    assert result.cost is not None
+    within(chunks)
+
+
+def within(chunks: list[helix.Chunk]) -> None:
+    """Replays the calls: each began below every limit, and beside others only if all their reservations fitted."""
+    tree = RunTree()
+    for chunk in chunks:
+        if isinstance(chunk, StepStart):
+            assert chunk.reserve is not None
+            assert chunk.reserve.cost is not None
+            for scope in tree.agents[chunk.agent_id].lineage():
+                bound, used = scope.bounds.cost, scope.tree_usage.cost or 0
+                assert bound is None or used < bound
+                if bound is not None and scope.tree_reserved_cost:
+                    assert dollars(used + scope.tree_reserved_cost + chunk.reserve.cost) <= bound
+        tree.apply(chunk)
