@@ -37,7 +37,7 @@ from helix.items import partial_items
 from helix.limits import Limits, Usage
 from helix.log import MemoryStore
 from helix.messages import AssistantMessage, Message, ToolMessage, UserMessage
-from helix.model import Model, ModelReply, ModelRequest, ModelSettings
+from helix.model import Model, ModelProfile, ModelReply, ModelRequest, ModelSettings
 from helix.parts import Audio, File, Image
 from helix.prices import Price
 from helix.providers import ProviderLimits
@@ -74,6 +74,7 @@ __all__ = [
     "MissingKey",
     "Model",
     "ModelError",
+    "ModelProfile",
     "ModelReply",
     "ModelRequest",
     "ModelRetry",

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from types import NoneType
-from typing import Any, Generic, TypeAlias, cast
+from typing import Any, Generic, TypeAlias, cast, get_args
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 from pydantic_core import to_json
@@ -17,12 +17,13 @@ from typing_extensions import TypeForm, TypeVar
 
 from helix.chunks import to_content, to_json_value
 from helix.context import ToolContext
-from helix.errors import DefinitionError, UsageError, check_arguments
+from helix.errors import DefinitionError, UsageError, check_arguments, did_you_mean
 from helix.limits import Limits
 from helix.messages import UserMessage
-from helix.model import Model, ModelSettings, OutputDefinition
+from helix.model import Model, ModelSettings, OutputDefinition, OutputMode
 from helix.schema import OutputSchema, validated
 from helix.state import StateSchema
+from helix.strict import strict_schema
 from helix.tools import AsksApproval, Tool, Toolset, check_name, make_tool
 
 OutputT = TypeVar("OutputT", covariant=True, default=str)
@@ -58,12 +59,17 @@ class Agent(Generic[OutputT, StateT, DepsT]):
         sub_agents: agents that it may delegate to, or `agent.as_tool(…)`.
         limits: bounds for it and everything below it.
         settings: how to ask its model.
+        output_mode: how the model is asked for a structured output: as a call of a `tool`, or in its provider's own
+            format (`native`). `auto`: native where the provider takes that beside tools.
+        output_strict: whether the provider is to hold the model to the schema; fields with defaults are then required.
+            None: where it can, and the type allows it.
         output_validators: functions of the output, or of the context and the output, sync or async. Each may give a
             changed output (None: it stays as it is), or raise `ModelRetry` with what the model is told. They are asked
             in this order for each output that fits its type, text included.
         output_retries: how often the model may correct an output that was not valid.
 
     Attributes:
+        output_definition: what the model is asked to produce; None for plain text.
         toolsets, output_schema, state_schema: for the loop; each argument is an attribute, too.
 
     Raises:
@@ -82,8 +88,11 @@ class Agent(Generic[OutputT, StateT, DepsT]):
     sub_agents: tuple[AgentTool, ...]
     limits: Limits | None
     settings: ModelSettings
+    output_mode: OutputMode
+    output_strict: bool | None
     output_validators: tuple[Callable[[ToolContext[Any, Any], Any], Any], ...]
     output_retries: int
+    output_definition: OutputDefinition | None
     output_schema: OutputSchema[OutputT]
     state_schema: StateSchema[StateT]
 
@@ -95,6 +104,8 @@ class Agent(Generic[OutputT, StateT, DepsT]):
         description: str = "",
         instructions: str | Callable[[ToolContext[StateT, DepsT]], str | Awaitable[str]] = "",
         output_type: TypeForm[OutputT] = str,
+        output_mode: OutputMode = "auto",
+        output_strict: bool | None = None,
         output_validators: Sequence[OutputValidator[OutputT, StateT, DepsT]] = (),
         state_type: type[StateT] = NoneType,
         deps_type: type[DepsT] = object,
@@ -117,7 +128,10 @@ class Agent(Generic[OutputT, StateT, DepsT]):
         self.settings = settings or ModelSettings()
         self.output_retries = output_retries
         self.output_validators = tuple(_as_validator(name, function) for function in output_validators)
+        self.output_mode = output_mode
+        self.output_strict = output_strict
         self.output_schema = OutputSchema(output_type)
+        self.output_definition = self._define_output() if self.output_schema.structured else None
         self.state_schema = StateSchema(state_type)
         self.state_schema.check_defaults()
         self.toolsets = tuple(item for item in tools if isinstance(item, Toolset))
@@ -187,15 +201,6 @@ class Agent(Generic[OutputT, StateT, DepsT]):
             input_schema=schema,
         )
 
-    @property
-    def output_definition(self) -> OutputDefinition | None:
-        """What the model is asked to produce; None for plain text."""
-        schema = self.output_schema
-        if not schema.structured:
-            return None
-        about = "The final result. Call it once, when everything is done."
-        return OutputDefinition(OUTPUT_TOOL, about, schema.json_schema)
-
     def toolbox(self, opened: Sequence[Tool[..., Any]] = ()) -> dict[str, Tool[..., Any]]:
         """All its tools by name: its own, its sub-agents, and those that its toolsets have opened.
 
@@ -221,6 +226,20 @@ class Agent(Generic[OutputT, StateT, DepsT]):
                 f"agent {self.name!r}: sub-agent {tool.agent.name!r} shares its state, so both need the same state_type"
             )
         return tool
+
+    def _define_output(self) -> OutputDefinition:
+        if self.output_mode not in get_args(OutputMode):
+            hint = did_you_mean(self.output_mode, get_args(OutputMode))
+            raise DefinitionError(f"agent {self.name!r}: there is no output_mode={self.output_mode!r}.{hint}")
+        schema, strict, problem = self.output_schema.json_schema, None, ""
+        try:
+            strict = strict_schema(schema)
+        except ValueError as error:
+            problem = str(error)
+        if problem and self.output_strict:
+            raise DefinitionError(f"agent {self.name!r}: output_strict=True cannot be kept: {problem}")
+        about = "The final result. Call it once, when everything is done."
+        return OutputDefinition(OUTPUT_TOOL, about, schema, self.output_mode, strict, self.output_strict)
 
     def _reserved(self) -> tuple[str, ...]:
         return (OUTPUT_TOOL,) if self.output_schema.structured else ()

@@ -15,6 +15,10 @@ from helix.errors import DefinitionError, ModelError, did_you_mean
 from helix.limits import Usage
 from helix.messages import Message, UserMessage
 from helix.parts import Content, as_parts
+from helix.strict import is_recursive
+
+OutputMode: TypeAlias = Literal["auto", "tool", "native"]
+"""How a structured output is asked for: as a call of a tool, or as text in the provider's own format."""
 
 real_requests_allowed = True
 """False while `helix.testing.no_real_models` is on."""
@@ -88,24 +92,67 @@ class ModelSettings:
 
 @dataclass(slots=True, frozen=True)
 class ToolDefinition:
-    """What a model reads of a tool: `name`, `description`, and `parameters`, the JSON Schema of its arguments."""
+    """What a model reads of a tool: `name`, `description`, and `parameters`, the JSON Schema of its arguments.
+
+    With `strict` the provider is to hold the model to that schema, which is of its strict subset.
+    """
 
     name: str
     description: str
     parameters: dict[str, Any]
+    strict: bool = False
 
 
 @dataclass(slots=True, frozen=True)
 class OutputDefinition:
-    """The structured output that is asked for. `schema` is a JSON Schema, always an object.
+    """The structured output that is asked for.
 
-    The model gives it by calling the tool `name`, about which it reads `description`, or as its text where its adapter
-    uses the provider's own format.
+    The model gives it by calling a tool, or as its text in the provider's own format; its adapter says which, see
+    `ModelProfile`.
+
+    Attributes:
+        name, description: of the tool, or of the format.
+        schema: a JSON Schema, always an object.
+        mode: `tool` or `native` decide; `auto` leaves it to the adapter.
+        strict_schema: the same in the strict subset; None where it cannot be said there.
+        strict: whether the provider is to hold the model to `strict_schema`; None: if it can.
     """
 
     name: str
     description: str
     schema: dict[str, Any]
+    mode: OutputMode = "auto"
+    strict_schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class ModelProfile:
+    """What a model can do, as far as it is asked differently for it. An adapter knows it by the model's name.
+
+    Attributes:
+        native_output: it takes a JSON Schema for its text, also beside tools.
+        strict_output: its provider takes schemas marked as strict, and holds it to them.
+        recursive_schemas: these may contain themselves.
+        forced_calls: it can be made to call a tool.
+    """
+
+    native_output: bool = False
+    strict_output: bool = False
+    recursive_schemas: bool = True
+    forced_calls: bool = True
+
+    def is_native(self, output: OutputDefinition) -> bool:
+        """Whether the output is asked for in the provider's own format."""
+        return output.mode == "native" or (output.mode == "auto" and self.native_output)
+
+    def schema_of(self, output: OutputDefinition) -> tuple[dict[str, Any], bool]:
+        """The schema to send, and whether it is strict."""
+        wanted = self.strict_output if output.strict is None else output.strict
+        strict = output.strict_schema if wanted else None
+        if strict is None or (not self.recursive_schemas and is_recursive(strict)):
+            return output.schema, False
+        return strict, True
 
 
 class History(Sequence[Message]):

@@ -102,7 +102,9 @@ class Reply:
         self._words: _Words | None = None  # the part that a next piece of words may continue
         self._calls: dict[int, _Call] = {}
         self._ids: set[str] = set()
-        self._brackets = "" if output is None else "{[" if set(output.schema["properties"]) == {WRAPPER} else "{"
+        self._brackets = (
+            "" if output is None else "{[" if set(output.schema.get("properties", ())) == {WRAPPER} else "{"
+        )
         self._undecided = "" if output is not None else None  # blanks before it is clear whether a text is the output
         self._text_is_output = False
         self._provider_data: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 import helix
 from helix import Agent, ModelSettings
 from helix.cli import main
+from helix.model import OutputMode
 from helix.models.openai_chat import AzureOpenAIChatModel, OpenAIChatModel
 from helix.testing import Recorded, check_stream
 from tests.aimock.server import AIMock
@@ -196,8 +197,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def model(server: AIMock, name: str = "gpt-4o", *, path: str = "/v1", native_output: bool = False) -> OpenAIChatModel:
-    return OpenAIChatModel(name, api_key=KEY, base_url=f"{server.url}{path}", native_output=native_output)
+def model(server: AIMock, name: str = "gpt-4o", *, path: str = "/v1") -> OpenAIChatModel:
+    return OpenAIChatModel(name, api_key=KEY, base_url=f"{server.url}{path}")
 
 
 @pytest.mark.anyio
@@ -264,9 +265,10 @@ async def test_a_structured_output_as_a_tool_call_and_as_text(server: AIMock) ->
         says("map", value, match_responseFormat="json_schema", chunkSize=3),
         says("map", None, reply_toolCalls=[{"name": "final_result", "arguments": value}], chunkSize=3),
     )
-    for native in (False, True):
+    modes: list[OutputMode] = ["tool", "native"]
+    for mode in modes:
         with anyio.fail_after(20):
-            agent = Agent("mapper", output_type=City, model=model(server, native_output=native))
+            agent = Agent("mapper", output_type=City, output_mode=mode, model=model(server))
             async with helix.stream(agent, "map") as run:
                 partial = await helix.collect(helix.partial_outputs(run, City))
                 result = await run.result()

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -31,7 +32,7 @@ from helix.messages import (
     ToolMessage,
     UserMessage,
 )
-from helix.model import History, ModelReply, ModelRequest, ModelSettings, OutputDefinition, ToolDefinition
+from helix.model import History, ModelReply, ModelRequest, ModelSettings, OutputDefinition, OutputMode, ToolDefinition
 from helix.models import google, resolve_model
 from helix.models._google import GoogleDecoder, encode_message, join_contents
 from helix.models.google import GoogleModel
@@ -636,12 +637,12 @@ async def test_extra_body_goes_over_contents_and_tools_too() -> None:
 
 @pytest.mark.anyio
 async def test_structured_output_is_a_tool_or_the_providers_own_format() -> None:
-    output = OutputDefinition("final", "The answer.", {"type": "object"})
+    output = OutputDefinition("final", "The answer.", {"type": "object"}, "tool")
     async with serving(Answer(body=DONE)) as server:
         await model(server).respond(request(output=output), Recorder())
-        await model(server, native_output=True).respond(request(output=output), Recorder())
+        await model(server).respond(request(output=replace(output, mode="native")), Recorder())
     as_tool, native = (received.json for received in server.requests)
-    assert as_tool["toolConfig"] == {"functionCallingConfig": {"mode": "ANY"}}
+    assert as_tool["toolConfig"] == {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["final"]}}
     assert [each["name"] for each in as_tool["tools"][0]["functionDeclarations"]] == ["final"]
     assert native["generationConfig"] == {"responseMimeType": "application/json", "responseJsonSchema": output.schema}
     assert not {"tools", "toolConfig"} & set(native)
@@ -894,13 +895,13 @@ class City(BaseModel):
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("native", [False, True])
-async def test_a_structured_output(native: bool) -> None:
+@pytest.mark.parametrize("mode", ["tool", "native"])
+async def test_a_structured_output(mode: OutputMode) -> None:
     fields = {"name": "Oslo", "inhabitants": 700_000}
     in_pieces = said(text('{"name": "Oslo", ')) + said(text('"inhabitants": 700000}'), finish="STOP")
-    body = in_pieces if native else said(call("final_result", fields, thoughtSignature="s"), finish="STOP")
+    body = in_pieces if mode == "native" else said(call("final_result", fields, thoughtSignature="s"), finish="STOP")
     async with serving(Answer(body=body)) as server:
-        agent = Agent("guide", model=model(server, native_output=native), output_type=City)
+        agent = Agent("guide", model=model(server), output_type=City, output_mode=mode)
         result, chunks = await watched(agent, "The capital of Norway?")
     assert result.output == City(name="Oslo", inhabitants=700_000)
     assert City.model_validate_json("".join(c.delta for c in chunks if c.type == "output_delta")) == result.output

@@ -715,12 +715,13 @@ def test_the_bound_on_tokens_has_the_name_that_the_server_knows(base_url: str, n
 
 @pytest.mark.anyio
 async def test_structured_output_is_a_tool_or_the_providers_own_format() -> None:
-    output = OutputDefinition("final", "The answer.", {"type": "object"})
+    as_tool = OutputDefinition("final", "The answer.", {"type": "object"}, "tool")
+    native = replace(as_tool, mode="native")
     async with serving(Answer(body=DONE)) as server:
-        await model(server).respond(request(output=output), Recorder())
-        await model(server, native_output=True).respond(request(output=output), Recorder())
+        await model(server).respond(request(output=as_tool), Recorder())
+        await model(server).respond(request(output=native), Recorder())
     as_tool, native = (received.json for received in server.requests)
-    assert as_tool["tool_choice"] == "required"
+    assert as_tool["tool_choice"] == {"type": "function", "function": {"name": "final"}}
     assert [tool["function"]["name"] for tool in as_tool["tools"]] == ["final"]
     described = {"name": "final", "description": "The answer.", "schema": {"type": "object"}}
     assert native["response_format"] == {"type": "json_schema", "json_schema": described}

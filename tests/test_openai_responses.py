@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -582,13 +583,14 @@ async def test_extra_body_goes_over_input_and_tools_too() -> None:
 
 @pytest.mark.anyio
 async def test_structured_output_is_a_tool_or_the_providers_own_format() -> None:
-    output = OutputDefinition("final", "The answer.", {"type": "object"})
+    as_tool = OutputDefinition("final", "The answer.", {"type": "object"}, "tool")
+    native = replace(as_tool, mode="native")
     terse = ModelSettings(extra_body={"text": {"verbosity": "low"}})
     async with serving(Answer(body=DONE)) as server:
-        await model(server).respond(request(output=output), Recorder())
-        await model(server, native_output=True).respond(request(output=output, settings=terse), Recorder())
+        await model(server).respond(request(output=as_tool), Recorder())
+        await model(server).respond(request(output=native, settings=terse), Recorder())
     as_tool, native = (received.json for received in server.requests)
-    assert as_tool["tool_choice"] == "required"
+    assert as_tool["tool_choice"] == {"type": "function", "name": "final"}
     assert [tool["name"] for tool in as_tool["tools"]] == ["final"]
     described = {"name": "final", "description": "The answer.", "schema": {"type": "object"}, "strict": False}
     assert native["text"] == {"format": {"type": "json_schema", **described}, "verbosity": "low"}

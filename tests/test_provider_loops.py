@@ -96,7 +96,7 @@ async def test_d06_parallel_calls_another_one_and_a_structured_result() -> None:
 
     with anyio.fail_after(20), ReplayServer([answer(exchange) for exchange in case.exchanges]) as server:
         tools = [get_weather, get_country, get_product_name]
-        agent = Agent("reporter", model=model(server), output_type=Answers, tools=tools)
+        agent = Agent("reporter", model=model(server), output_type=Answers, output_mode="tool", tools=tools)
         prompt = "Tell me: the capital of the country; the weather there; the product name"
         result, chunks = await watched(agent, prompt)
     assert [item.label for item in result.output.answers] == ["Capital", "Weather", "Product Name"]

@@ -26,8 +26,9 @@ from helix.messages import (
     ToolMessage,
     UserMessage,
 )
-from helix.model import ToolDefinition
+from helix.model import ModelRequest, ToolDefinition
 from helix.models._media import file_id, refused
+from helix.models._served import Choice
 from helix.parts import Content, File, Image, MediaPart, as_parts
 
 PROVIDER: Final = "anthropic"
@@ -78,7 +79,8 @@ def encode_tools(tools: Sequence[ToolDefinition], *, cache: bool) -> bytes:
     encoded: list[dict[str, Any]] = []
     for tool in tools:
         described = {"description": tool.description} if tool.description else {}
-        encoded.append({"name": tool.name, **described, "input_schema": tool.parameters})
+        strict = {"strict": True} if tool.strict else {}
+        encoded.append({"name": tool.name, **described, "input_schema": tool.parameters, **strict})
     if cache and encoded:
         encoded[-1]["cache_control"] = CACHE
     return to_json(encoded)
@@ -115,6 +117,24 @@ def _source(part: Image | File) -> dict[str, Any] | None:
         except UnicodeDecodeError:
             return None
     return None
+
+
+def output_config(schema: dict[str, Any]) -> dict[str, Any]:
+    """The request's `output_config`, for an output in the provider's own format."""
+    return {"format": {"type": "json_schema", "schema": schema}}
+
+
+def tool_choice(choice: Choice, request: ModelRequest) -> dict[str, Any]:
+    """The request's `tool_choice`, in its field."""
+    parallel = request.settings.parallel_tool_calls
+    hint: dict[str, Any] = {} if parallel is None else {"disable_parallel_tool_use": not parallel}
+    if choice == "none":
+        return {"tool_choice": {"type": "none"}}
+    if choice == "auto" and not hint:
+        return {}
+    if choice == "output" and request.output is not None:
+        return {"tool_choice": {"type": "tool", "name": request.output.name, **hint}}
+    return {"tool_choice": {"type": choice, **hint}}
 
 
 def _assistant(message: AssistantMessage) -> list[dict[str, Any]]:

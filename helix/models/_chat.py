@@ -16,6 +16,7 @@ from helix.limits import Usage
 from helix.messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
 from helix.models._media import data_url, file_id, refused
+from helix.models._served import Choice
 from helix.models._sse import ServerSentEvent
 from helix.models._stream import StreamDecoder, as_count, as_object, as_objects, as_text
 from helix.parts import Audio, Content, File, Image, MediaPart, as_parts, as_words
@@ -90,14 +91,27 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 def encode_tools(tools: Sequence[ToolDefinition]) -> bytes:
     """The request's `tools`."""
-    functions = ({"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in tools)
-    return to_json([{"type": "function", "function": function} for function in functions])
+    return to_json([{"type": "function", "function": _function(tool)} for tool in tools])
 
 
-def response_format(output: OutputDefinition) -> dict[str, Any]:
-    """The request's `response_format`. Not `strict`, which few schemas that Python types make are fit for."""
-    described = {"name": output.name, "description": output.description, "schema": output.schema}
-    return {"type": "json_schema", "json_schema": described}
+def _function(tool: ToolDefinition) -> dict[str, Any]:
+    strict = {"strict": True} if tool.strict else {}  # a field that not all servers know
+    return {"name": tool.name, "description": tool.description, "parameters": tool.parameters, **strict}
+
+
+def response_format(output: OutputDefinition, schema: dict[str, Any], strict: bool) -> dict[str, Any]:
+    """The request's `response_format`."""
+    described = {"name": output.name, "description": output.description, "schema": schema}
+    return {"type": "json_schema", "json_schema": {**described, **({"strict": True} if strict else {})}}
+
+
+def tool_choice(choice: Choice, output: OutputDefinition | None) -> dict[str, Any]:
+    """The request's `tool_choice`, in its field."""
+    if choice == "auto":
+        return {}
+    if choice == "output" and output is not None:
+        return {"tool_choice": {"type": "function", "function": {"name": output.name}}}
+    return {"tool_choice": "none" if choice == "none" else "required"}
 
 
 def settings_fields(settings: ModelSettings, *, max_tokens: str) -> dict[str, Any]:

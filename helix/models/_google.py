@@ -20,6 +20,7 @@ from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolD
 from helix.models._errors import MAX_DETAIL, scrub
 from helix.models._media import file_id, refused
 from helix.models._reasoning import gemini_fields
+from helix.models._served import Choice
 from helix.models._sse import ServerSentEvent
 from helix.models._stream import StreamDecoder, as_count, as_object, as_objects, as_text
 from helix.models._template import TextTemplate, is_number
@@ -146,7 +147,15 @@ def encode_tools(tools: Sequence[ToolDefinition]) -> bytes:
     return to_json([{"functionDeclarations": list(functions)}])
 
 
-def generation_config(settings: ModelSettings, native: OutputDefinition | None, *, levels: bool) -> dict[str, Any]:
+def tool_config(choice: Choice, output: OutputDefinition | None) -> dict[str, Any]:
+    """The request's `toolConfig`, in its field."""
+    if choice == "auto":
+        return {}
+    only = {"allowedFunctionNames": [output.name]} if choice == "output" and output is not None else {}
+    return {"toolConfig": {"functionCallingConfig": {"mode": "NONE" if choice == "none" else "ANY", **only}}}
+
+
+def generation_config(settings: ModelSettings, schema: dict[str, Any] | None, *, levels: bool) -> dict[str, Any]:
     """The request's `generationConfig` for what `settings` has, and for output in the provider's own format.
 
     With `levels`, the model knows levels of thinking.
@@ -159,8 +168,8 @@ def generation_config(settings: ModelSettings, native: OutputDefinition | None, 
         "stopSequences": stop if stop is None else [stop] if isinstance(stop, str) else list(stop),
         "seed": settings.seed,
         "thinkingConfig": gemini_fields(settings, levels=levels) or None,
-        "responseMimeType": None if native is None else "application/json",
-        "responseJsonSchema": None if native is None else native.schema,
+        "responseMimeType": None if schema is None else "application/json",
+        "responseJsonSchema": schema,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import httpx2
 
 from helix.errors import MissingKey, ModelError
-from helix.model import ModelRequest
+from helix.model import ModelProfile, ModelRequest
 from helix.models._served import MALFORMED, NO_URL, ServedModel, send
 from helix.models._transport import NO_TIMEOUT, http_client
 
@@ -33,9 +33,11 @@ class Post(NamedTuple):
 class HttpModel(ServedModel[httpx2.AsyncClient]):
     """A model that answers one POST with a stream. Redirects are errors: a key goes nowhere but to the base URL."""
 
-    def __init__(self, model_name: str, base_url: str, client: httpx2.AsyncClient | None) -> None:
+    def __init__(
+        self, model_name: str, base_url: str, client: httpx2.AsyncClient | None, profile: ModelProfile
+    ) -> None:
         """Opens no connection."""
-        super().__init__(model_name, client)
+        super().__init__(model_name, client, profile)
         self.base_url: Final = base_url.rstrip("/")
 
     @abstractmethod

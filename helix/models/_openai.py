@@ -17,7 +17,7 @@ import openai
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AsyncStream
 
 from helix.errors import MissingKey, ModelError
-from helix.model import Emit, ModelRequest, ModelSettings, ToolDefinition
+from helix.model import Emit, ModelProfile, ModelRequest, ModelSettings, ToolDefinition
 from helix.models._errors import from_status, scrub, secrets_in
 from helix.models._served import MALFORMED, NO_URL, ServedModel, send
 from helix.models._stream import StreamDecoder
@@ -25,6 +25,16 @@ from helix.models._transport import NO_TIMEOUT, http_client, timed_out
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 """Where requests go when neither `base_url=` nor `OPENAI_BASE_URL` says."""
+
+
+_STRUCTURED = ("gpt-4o", "gpt-4.1", "gpt-4.5", "gpt-5", "o1", "o3", "o4", "ft:gpt-4o", "ft:gpt-4.1")
+_UNSTRUCTURED = ("gpt-4o-2024-05-13", "gpt-4o-audio", "gpt-4o-mini-audio", "o1-mini", "o1-preview")
+
+
+def profile_of(model_name: str) -> ModelProfile:
+    """What OpenAI's own models can do. Of other names nothing is known but that they can call tools."""
+    known = model_name.startswith(_STRUCTURED) and not model_name.startswith(_UNSTRUCTURED)
+    return ModelProfile(native_output=known, strict_output=known)
 
 
 class Connection(NamedTuple):
@@ -48,15 +58,14 @@ class OpenAIModel(ServedModel[Connection]):
         client: AsyncOpenAI | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
-        native_output: bool = False,
+        profile: ModelProfile | None = None,
     ) -> None:
         """Opens no connection.
 
         Raises:
             MissingKey: there is no client and no key.
         """
-        super().__init__(model_name, Connection(client, None) if client else None)
-        self.native_output: Final = native_output
+        super().__init__(model_name, Connection(client, None) if client else None, profile or profile_of(model_name))
         self._api_key = "" if client else (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
         given = str(client.base_url) if client else base_url or os.environ.get("OPENAI_BASE_URL") or ""
         self.base_url: Final = given.strip() or DEFAULT_BASE_URL
@@ -127,20 +136,16 @@ class OpenAIModel(ServedModel[Connection]):
     def _new_client(self, http: httpx2.AsyncClient) -> AsyncOpenAI:
         return AsyncOpenAI(api_key=self._api_key, base_url=self.base_url, http_client=http)
 
-    def _request_tools(self, request: ModelRequest) -> bytes:
-        """The `tools` field; empty when there are none."""
-        tools = list(request.tools)
-        if request.output is not None and not self.native_output:
-            output = request.output
-            tools.append(ToolDefinition(output.name, output.description, output.schema))
-        return self._tools(tools, self._encode_tools)
-
 
 class AzureModel(OpenAIModel):
     """A deployment of Azure OpenAI, configured by the environment variables that Azure's own client reads."""
 
-    def __init__(self, deployment: str, *, native_output: bool = False) -> None:
+    def __init__(self, deployment: str, *, profile: ModelProfile | None = None) -> None:
         """Opens no connection.
+
+        Args:
+            deployment: its name.
+            profile: what the model can do; needed where the deployment's name is not its model's.
 
         Raises:
             MissingKey: one of `AZURE_OPENAI_ENDPOINT`, `OPENAI_API_VERSION` and `AZURE_OPENAI_API_KEY` (or
@@ -160,7 +165,7 @@ class AzureModel(OpenAIModel):
             deployment,
             api_key=found["AZURE_OPENAI_AD_TOKEN"] or found["AZURE_OPENAI_API_KEY"],
             base_url=found["AZURE_OPENAI_ENDPOINT"],
-            native_output=native_output,
+            profile=profile,
         )
 
     def _new_client(self, http: httpx2.AsyncClient) -> AsyncOpenAI:

@@ -22,6 +22,7 @@ from helix.limits import Usage
 from helix.messages import AssistantMessage, Message, RefusalPart, TextPart, ToolCall, ToolMessage, UserMessage
 from helix.model import Emit, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
 from helix.models._media import data_url, file_id, refused
+from helix.models._served import Choice
 from helix.models._sse import ServerSentEvent
 from helix.models._stream import StreamDecoder, as_count, as_object, as_objects, as_text
 from helix.models._template import TextTemplate
@@ -145,7 +146,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def encode_tools(tools: Sequence[ToolDefinition]) -> bytes:
-    """The request's `tools`. Not `strict`, which few schemas that Python types make are fit for."""
+    """The request's `tools`. This API takes `strict` for granted."""
     return to_json(
         [
             {
@@ -153,17 +154,26 @@ def encode_tools(tools: Sequence[ToolDefinition]) -> bytes:
                 "name": tool.name,
                 "description": tool.description,
                 "parameters": tool.parameters,
-                "strict": False,
+                "strict": tool.strict,
             }
             for tool in tools
         ]
     )
 
 
-def text_format(output: OutputDefinition) -> dict[str, Any]:
+def text_format(output: OutputDefinition, schema: dict[str, Any], strict: bool) -> dict[str, Any]:
     """The request's `text`, for an output in the provider's own format."""
-    described = {"name": output.name, "description": output.description, "schema": output.schema}
-    return {"format": {"type": "json_schema", **described, "strict": False}}
+    described = {"name": output.name, "description": output.description, "schema": schema}
+    return {"format": {"type": "json_schema", **described, "strict": strict}}
+
+
+def tool_choice(choice: Choice, output: OutputDefinition | None) -> dict[str, Any]:
+    """The request's `tool_choice`, in its field."""
+    if choice == "auto":
+        return {}
+    if choice == "output" and output is not None:
+        return {"tool_choice": {"type": "function", "name": output.name}}
+    return {"tool_choice": "none" if choice == "none" else "required"}
 
 
 def settings_fields(settings: ModelSettings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
 import anyio
 import httpx2
@@ -19,11 +19,22 @@ from pydantic_core import from_json
 
 from helix.errors import ModelError
 from helix.limits import Usage
-from helix.model import Emit, ModelReply, ModelRequest, ToolDefinition, check_real_requests
+from helix.model import (
+    Emit,
+    ModelProfile,
+    ModelReply,
+    ModelRequest,
+    ModelSettings,
+    OutputDefinition,
+    ToolDefinition,
+    check_real_requests,
+)
 from helix.models._errors import from_status, scrub, secrets_in
 from helix.models._transport import Decoder, Patience, read, timed_out
 
 ClientT = TypeVar("ClientT")
+Choice: TypeAlias = Literal["auto", "none", "any", "output"]
+"""What a model is to call: what it likes, nothing, something, the tool that takes the output."""
 
 MALFORMED = "The request cannot be sent: a header (perhaps the key) is malformed."
 NO_URL = "The base URL must begin with http:// or https://."
@@ -60,11 +71,15 @@ class ServedModel(ABC, Generic[ClientT]):
     left; without one, each call opens and closes its own. An injected client is used as it is and never closed.
 
     Retries are helix's: each is a visible attempt of the step, so the client itself makes none.
+
+    Attributes:
+        profile: what the model can do.
     """
 
-    def __init__(self, model_name: str, injected: ClientT | None) -> None:
+    def __init__(self, model_name: str, injected: ClientT | None, profile: ModelProfile) -> None:
         """Opens no connection."""
         self._model_name = model_name
+        self.profile: Final = profile
         self._injected = injected
         self._leases: RunVar[_Lease[ClientT]] = RunVar("helix.models")
         self._encoded_tools: list[tuple[tuple[ToolDefinition, ...], bytes]] = []
@@ -154,11 +169,37 @@ class ServedModel(ABC, Generic[ClientT]):
             lease.client = self._open()
         return lease.client
 
-    def _tools(self, tools: Sequence[ToolDefinition], encode: Callable[[Sequence[ToolDefinition]], bytes]) -> bytes:
-        """The tools through `encode`, once for each set of definitions; empty when there are none."""
+    def _is_native(self, output: OutputDefinition) -> bool:
+        """Whether the output is asked for in the provider's own format."""
+        return self.profile.is_native(output)
+
+    def _forces_calls(self, settings: ModelSettings) -> bool:
+        """Whether the model can be made to call a tool."""
+        return self.profile.forced_calls
+
+    def _choice(self, request: ModelRequest) -> Choice:
+        """What the model is to call."""
+        output = request.output
+        if output is None:
+            return "auto"
+        if self._is_native(output):
+            return "none" if request.force_output and request.tools else "auto"
+        if not self._forces_calls(request.settings):
+            return "auto"
+        return "output" if request.force_output or not request.tools else "any"
+
+    def _output_tool(self, output: OutputDefinition) -> ToolDefinition:
+        """The tool that takes the output."""
+        schema, strict = self.profile.schema_of(output)
+        return ToolDefinition(output.name, output.description, schema, strict)
+
+    def _tools(self, request: ModelRequest, encode: Callable[[Sequence[ToolDefinition]], bytes]) -> bytes:
+        """All that the model may call through `encode`, once for each set of definitions; empty when there is none."""
+        tools, output = tuple(request.tools), request.output
+        if output is not None and not self._is_native(output):
+            tools += (self._output_tool(output),)
         if not tools:
             return b""
-        tools = tuple(tools)
         for known, encoded in self._encoded_tools:
             if known == tools:
                 return encoded

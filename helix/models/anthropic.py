@@ -6,6 +6,7 @@ Floor 3, below `steps`, above `_http`, which does the network, `_anthropic_messa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -13,9 +14,26 @@ from typing import Any, Final, cast
 import httpx2
 from pydantic_core import to_json
 
-from helix.model import Emit, History, ModelReply, ModelRequest, ModelSettings, ToolDefinition
+from helix.model import (
+    Emit,
+    History,
+    ModelProfile,
+    ModelReply,
+    ModelRequest,
+    ModelSettings,
+    OutputDefinition,
+    ToolDefinition,
+)
 from helix.models._anthropic import AnthropicDecoder
-from helix.models._anthropic_messages import CACHE, PROVIDER, encode_message, encode_tools, join_messages
+from helix.models._anthropic_messages import (
+    CACHE,
+    PROVIDER,
+    encode_message,
+    encode_tools,
+    join_messages,
+    output_config,
+    tool_choice,
+)
 from helix.models._http import HttpModel, Post, find_base_url, find_key
 from helix.models._reasoning import claude_fields
 from helix.models._served import ReplyDecoder
@@ -28,6 +46,15 @@ DEFAULT_MAX_TOKENS: Final = 16_384
 """
 _VERSION = "2023-06-01"
 _MAX_PAUSES = 16
+
+
+_STRUCTURED = re.compile(r"claude-(haiku|opus|sonnet)-4-[5-9]\b")
+
+
+def profile_of(model_name: str) -> ModelProfile:
+    """What Anthropic's models can do: from Claude 4.5 on they take schemas, for their text and for tools."""
+    known = _STRUCTURED.match(model_name) is not None
+    return ModelProfile(native_output=known, strict_output=known, recursive_schemas=False)
 
 
 class AnthropicModel(HttpModel):
@@ -49,6 +76,7 @@ class AnthropicModel(HttpModel):
         api_key: str | None = None,
         base_url: str | None = None,
         cache: bool = True,
+        profile: ModelProfile | None = None,
     ) -> None:
         """Opens no connection.
 
@@ -60,11 +88,17 @@ class AnthropicModel(HttpModel):
             base_url: instead of `ANTHROPIC_BASE_URL`; up to and without `/v1/messages`.
             cache: ask the provider to keep what was sent in its prompt cache: the tools, the instructions, and the
                 conversation so far. What is written to it costs a quarter more, what is read from it a tenth.
+            profile: what the model can do; by default it is known by its name.
 
         Raises:
             MissingKey: there is no client and no key.
         """
-        super().__init__(model_name, find_base_url(base_url, client, "ANTHROPIC_BASE_URL", DEFAULT_BASE_URL), client)
+        super().__init__(
+            model_name,
+            find_base_url(base_url, client, "ANTHROPIC_BASE_URL", DEFAULT_BASE_URL),
+            client,
+            profile or profile_of(model_name),
+        )
         self._cache = cache
         self._api_key = find_key(self, api_key, "ANTHROPIC_API_KEY", required=client is None)
 
@@ -95,18 +129,21 @@ class AnthropicModel(HttpModel):
 
     def _body(self, request: ModelRequest) -> bytes:
         """The request's JSON, joined from what is encoded already. `extra_body` goes over all of it."""
-        extra = request.settings.extra_body or {}
-        reasoning = claude_fields(self._model_name, request.settings)
-        thinking = _turned_on(extra.get("thinking", reasoning.get("thinking")))
-        tools = b"" if "tools" in extra else self._tools(_definitions(request), self._encode_tools)
+        settings, extra, output = request.settings, dict(request.settings.extra_body or {}), request.output
+        tools = b"" if "tools" in extra else self._tools(request, self._encode_tools)
         fields: dict[str, Any] = {
             "model": self._model_name,
             "stream": True,
             **({"cache_control": CACHE} if self._cache else {}),
-            **_settings_fields(request.settings, thinking),
-            **reasoning,
-            **(_tool_choice(request, thinking) if tools or "tools" in extra else {}),
+            **_settings_fields(settings, self._thinking(settings)),
+            **claude_fields(self._model_name, settings),
+            **(tool_choice(self._choice(request), request) if tools or "tools" in extra else {}),
         }
+        if output is not None and self._is_native(output):
+            format = output_config(self.profile.schema_of(output)[0])
+            for told in (fields, extra):  # an effort stands beside it
+                format |= told.get("output_config") or {}
+            extra["output_config"] = format
         pieces = [to_json({**fields, **extra})[:-1]]
         if tools:
             pieces += [b',"tools":', tools]
@@ -118,16 +155,24 @@ class AnthropicModel(HttpModel):
             pieces += [b',"messages":[', history, b"]"]
         return b"".join((*pieces, b"}"))
 
+    def _is_native(self, output: OutputDefinition) -> bool:
+        """A format is always strict here."""
+        is_strict = self.profile.schema_of(output)[1]
+        return super()._is_native(output) and (is_strict or output.mode == "native")
+
+    def _forces_calls(self, settings: ModelSettings) -> bool:
+        """With thinking on, the API refuses to force a call."""
+        return super()._forces_calls(settings) and not self._thinking(settings)
+
+    def _thinking(self, settings: ModelSettings) -> dict[str, Any]:
+        """The request's `thinking`, if that turns it on."""
+        reasoning = claude_fields(self._model_name, settings)
+        told = (settings.extra_body or {}).get("thinking", reasoning.get("thinking"))
+        thinking = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
+        return {} if thinking.get("type") == "disabled" else thinking
+
     def _encode_tools(self, tools: Sequence[ToolDefinition]) -> bytes:
         return encode_tools(tools, cache=self._cache)
-
-
-def _definitions(request: ModelRequest) -> list[ToolDefinition]:
-    """The tools, and the one that takes the output."""
-    output = request.output
-    if output is None:
-        return [*request.tools]
-    return [*request.tools, ToolDefinition(output.name, output.description, output.schema)]
 
 
 def _settings_fields(settings: ModelSettings, thinking: dict[str, Any]) -> dict[str, Any]:
@@ -142,23 +187,3 @@ def _settings_fields(settings: ModelSettings, thinking: dict[str, Any]) -> dict[
         "stop_sequences": None if stop is None else list(stop),
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _turned_on(told: object) -> dict[str, Any]:
-    """The request's `thinking`, if that turns it on."""
-    thinking = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
-    return {} if thinking.get("type") == "disabled" else thinking
-
-
-def _tool_choice(request: ModelRequest, thinking: dict[str, Any]) -> dict[str, Any]:
-    """The request's `tool_choice`: a structured output is a call that must be made, unless the model thinks.
-
-    With thinking on, the API refuses to force a call.
-    """
-    parallel = request.settings.parallel_tool_calls
-    choice: dict[str, Any] = {} if parallel is None else {"disable_parallel_tool_use": not parallel}
-    if request.output is None or thinking:
-        return {"tool_choice": {"type": "auto", **choice}} if choice or request.output else {}
-    if request.tools:
-        return {"tool_choice": {"type": "any", **choice}}
-    return {"tool_choice": {"type": "tool", "name": request.output.name, **choice}}

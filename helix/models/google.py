@@ -6,7 +6,6 @@ is one POST with one header, and Google's would bring an HTTP stack of its own a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -14,15 +13,28 @@ from urllib.parse import quote
 import httpx2
 from pydantic_core import to_json
 
-from helix.model import Emit, ModelRequest, ToolDefinition
-from helix.models._google import GoogleDecoder, encode_message, encode_tools, generation_config, join_contents
+from helix.model import Emit, ModelProfile, ModelRequest
+from helix.models._google import (
+    GoogleDecoder,
+    encode_message,
+    encode_tools,
+    generation_config,
+    join_contents,
+    tool_config,
+)
 from helix.models._http import HttpModel, Post, find_base_url, find_key
 
 DEFAULT_BASE_URL: Final = "https://generativelanguage.googleapis.com"
 """Where requests go when neither `base_url=` nor `GOOGLE_GEMINI_BASE_URL` says."""
 
 _UNSIGNED = ("gemini-1", "gemini-2", "gemma", "learnlm")  # these take calls unsigned, and know no levels of thinking
+_COMBINING = ("gemini-3",)  # these take a schema for their text beside tools
 _VOUCHED = partial(encode_message, vouch=True)
+
+
+def profile_of(model_name: str) -> ModelProfile:
+    """What Google's models can do: from the third generation on they take a schema for their text beside tools."""
+    return ModelProfile(native_output=model_name.removeprefix("models/").startswith(_COMBINING))
 
 
 class GoogleModel(HttpModel):
@@ -44,7 +56,7 @@ class GoogleModel(HttpModel):
         client: httpx2.AsyncClient | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
-        native_output: bool = False,
+        profile: ModelProfile | None = None,
     ) -> None:
         """Opens no connection.
 
@@ -53,16 +65,17 @@ class GoogleModel(HttpModel):
             client: a configured client. It belongs to one event loop.
             api_key: instead of `GEMINI_API_KEY` or `GOOGLE_API_KEY`.
             base_url: instead of `GOOGLE_GEMINI_BASE_URL`; up to and without `/v1beta`.
-            native_output: ask for structured output as `responseJsonSchema` instead of as a tool. Models before the
-                third generation refuse it beside tools.
+            profile: what the model can do; by default it is known by its name.
 
         Raises:
             MissingKey: there is no client and no key.
         """
         super().__init__(
-            model_name, find_base_url(base_url, client, "GOOGLE_GEMINI_BASE_URL", DEFAULT_BASE_URL), client
+            model_name,
+            find_base_url(base_url, client, "GOOGLE_GEMINI_BASE_URL", DEFAULT_BASE_URL),
+            client,
+            profile or profile_of(model_name),
         )
-        self.native_output: Final = native_output
         self._api_key = find_key(self, api_key, "GEMINI_API_KEY", "GOOGLE_API_KEY", required=client is None)
 
     @property
@@ -81,16 +94,16 @@ class GoogleModel(HttpModel):
     def _body(self, request: ModelRequest) -> bytes:
         """The request's JSON, joined from what is encoded already. `extra_body` goes over all of it."""
         extra = dict(request.settings.extra_body or {})
-        tools = b"" if "tools" in extra else self._tools(self._offered(request), encode_tools)
-        native = request.output if self.native_output else None
-        config = generation_config(request.settings, native, levels=not self._model_name.startswith(_UNSIGNED))
+        tools = b"" if "tools" in extra else self._tools(request, encode_tools)
+        native = None if request.output is None or not self._is_native(request.output) else request.output
+        schema = None if native is None else self.profile.schema_of(native)[0]
+        config = generation_config(request.settings, schema, levels=not self._model_name.startswith(_UNSIGNED))
         if isinstance(more := extra.get("generationConfig"), dict):
             extra["generationConfig"] = {**config, **cast("dict[str, Any]", more)}
         fields: dict[str, Any] = {"generationConfig": config} if config else {}
         if request.instructions:
             fields["systemInstruction"] = {"parts": [{"text": request.instructions}]}
-        if request.output is not None and native is None:
-            fields["toolConfig"] = {"functionCallingConfig": {"mode": "ANY"}}
+        fields |= tool_config(self._choice(request), request.output)
         pieces = [] if "contents" in extra else [b'"contents":[%b]' % self._contents(request)]
         if tools:
             pieces.append(b'"tools":%b' % tools)
@@ -102,9 +115,3 @@ class GoogleModel(HttpModel):
         if self._model_name.startswith(_UNSIGNED):
             return join_contents(request.messages.encoded("google", encode_message))
         return join_contents(request.messages.encoded("google.vouched", _VOUCHED))
-
-    def _offered(self, request: ModelRequest) -> Sequence[ToolDefinition]:
-        if request.output is None or self.native_output:
-            return request.tools
-        output = request.output
-        return (*request.tools, ToolDefinition(output.name, output.description, output.schema))

@@ -12,8 +12,15 @@ from urllib.parse import quote
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 from pydantic_core import to_json
 
-from helix.model import Emit, ModelRequest, ToolDefinition
-from helix.models._chat import ChatDecoder, encode_message, encode_tools, response_format, settings_fields
+from helix.model import Emit, ModelProfile, ModelRequest, ToolDefinition
+from helix.models._chat import (
+    ChatDecoder,
+    encode_message,
+    encode_tools,
+    response_format,
+    settings_fields,
+    tool_choice,
+)
 from helix.models._openai import DEFAULT_BASE_URL, AzureModel, OpenAIModel
 from helix.models._reasoning import refuse_budget
 
@@ -39,7 +46,7 @@ class OpenAIChatModel(OpenAIModel):
         client: AsyncOpenAI | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
-        native_output: bool = False,
+        profile: ModelProfile | None = None,
     ) -> None:
         """Opens no connection.
 
@@ -48,12 +55,12 @@ class OpenAIChatModel(OpenAIModel):
             client: a configured client, `AsyncAzureOpenAI` included. It belongs to one event loop.
             api_key: instead of `OPENAI_API_KEY`.
             base_url: instead of `OPENAI_BASE_URL`; up to and without `/chat/completions`.
-            native_output: ask for structured output as `response_format` instead of as a tool.
+            profile: what the model can do; by default it is known by its name, if it is one of OpenAI's.
 
         Raises:
             MissingKey: there is no client and no key.
         """
-        super().__init__(model_name, client=client, api_key=api_key, base_url=base_url, native_output=native_output)
+        super().__init__(model_name, client=client, api_key=api_key, base_url=base_url, profile=profile)
 
     def _decoder(self, emit: Emit) -> ChatDecoder:
         return ChatDecoder(emit)
@@ -70,7 +77,7 @@ class OpenAIChatModel(OpenAIModel):
     def _body(self, client: AsyncOpenAI, request: ModelRequest) -> bytes:
         settings, extra = request.settings, request.settings.extra_body or {}
         refuse_budget(self.name, settings)
-        tools = b"" if "tools" in extra else self._request_tools(request)
+        tools = b"" if "tools" in extra else self._tools(request, self._encode_tools)
         fields: dict[str, Any] = {
             "model": self._model_name,
             "stream": True,
@@ -79,10 +86,9 @@ class OpenAIChatModel(OpenAIModel):
         }
         if tools and settings.parallel_tool_calls is not None:
             fields["parallel_tool_calls"] = settings.parallel_tool_calls
-        if request.output is not None and self.native_output:
-            fields["response_format"] = response_format(request.output)
-        elif request.output is not None:
-            fields["tool_choice"] = "required"
+        if request.output is not None and self._is_native(request.output):
+            fields["response_format"] = response_format(request.output, *self.profile.schema_of(request.output))
+        fields |= tool_choice(self._choice(request), request.output)
         pieces = [to_json({**fields, **extra})[:-1]]
         if "messages" not in extra:
             pieces += [b',"messages":[', _messages(request), b"]"]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from openai import AsyncOpenAI
 from pydantic_core import to_json
 
-from helix.model import Emit, ModelRequest, ToolDefinition
+from helix.model import Emit, ModelProfile, ModelRequest, ToolDefinition
 from helix.models._openai import AzureModel, OpenAIModel
 from helix.models._reasoning import refuse_budget
 from helix.models._responses import (
@@ -21,6 +21,7 @@ from helix.models._responses import (
     encode_tools,
     settings_fields,
     text_format,
+    tool_choice,
 )
 
 __all__ = ["AzureOpenAIResponsesModel", "OpenAIResponsesModel"]
@@ -51,7 +52,7 @@ class OpenAIResponsesModel(OpenAIModel):
         client: AsyncOpenAI | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
-        native_output: bool = False,
+        profile: ModelProfile | None = None,
         encrypted_reasoning: bool | None = None,
     ) -> None:
         """Opens no connection.
@@ -61,14 +62,14 @@ class OpenAIResponsesModel(OpenAIModel):
             client: a configured client, `AsyncAzureOpenAI` included. It belongs to one event loop.
             api_key: instead of `OPENAI_API_KEY`.
             base_url: instead of `OPENAI_BASE_URL`; up to and without `/responses`.
-            native_output: ask for structured output as `text.format` instead of as a tool.
+            profile: what the model can do; by default it is known by its name, if it is one of OpenAI's.
             encrypted_reasoning: whether to ask for it. Models that do not reason refuse the request; by default they
                 are told by their names (`gpt-4…` and older, `…-chat`).
 
         Raises:
             MissingKey: there is no client and no key.
         """
-        super().__init__(model_name, client=client, api_key=api_key, base_url=base_url, native_output=native_output)
+        super().__init__(model_name, client=client, api_key=api_key, base_url=base_url, profile=profile)
         named = not model_name.startswith(_PLAIN)
         self.encrypted_reasoning: bool = named if encrypted_reasoning is None else encrypted_reasoning
 
@@ -84,7 +85,7 @@ class OpenAIResponsesModel(OpenAIModel):
     def _body(self, client: AsyncOpenAI, request: ModelRequest) -> bytes:
         settings, extra = request.settings, dict(request.settings.extra_body or {})
         refuse_budget(self.name, settings)
-        tools = b"" if "tools" in extra else self._request_tools(request)
+        tools = b"" if "tools" in extra else self._tools(request, self._encode_tools)
         fields: dict[str, Any] = {
             "model": self._model_name,
             "stream": True,
@@ -95,10 +96,10 @@ class OpenAIResponsesModel(OpenAIModel):
         }
         if tools and settings.parallel_tool_calls is not None:
             fields["parallel_tool_calls"] = settings.parallel_tool_calls
-        if request.output is not None and self.native_output:
-            extra["text"] = {**text_format(request.output), **(extra.get("text") or {})}  # such as a verbosity
-        elif request.output is not None:
-            fields["tool_choice"] = "required"
+        if request.output is not None and self._is_native(request.output):
+            text = text_format(request.output, *self.profile.schema_of(request.output))
+            extra["text"] = {**text, **(extra.get("text") or {})}  # such as a verbosity
+        fields |= tool_choice(self._choice(request), request.output)
         pieces = [to_json({**fields, **extra})[:-1]]
         if "input" not in extra:
             pieces += [b',"input":[', request.messages.encoded(PROVIDER, encode_message), b"]"]
@@ -116,19 +117,19 @@ class AzureOpenAIResponsesModel(AzureModel, OpenAIResponsesModel):
     _prefix: ClassVar[str] = "azure-responses"
 
     def __init__(
-        self, deployment: str, *, native_output: bool = False, encrypted_reasoning: bool | None = None
+        self, deployment: str, *, profile: ModelProfile | None = None, encrypted_reasoning: bool | None = None
     ) -> None:
         """Opens no connection.
 
         Args:
             deployment: its name.
-            native_output: as for `OpenAIResponsesModel`.
+            profile: what the model can do; needed where the deployment's name is not its model's.
             encrypted_reasoning: as for `OpenAIResponsesModel`; needed where the deployment's name is not its model's.
 
         Raises:
             MissingKey: one of `AZURE_OPENAI_ENDPOINT`, `OPENAI_API_VERSION` and `AZURE_OPENAI_API_KEY` (or
                 `AZURE_OPENAI_AD_TOKEN`) is not set.
         """
-        super().__init__(deployment, native_output=native_output)
+        super().__init__(deployment, profile=profile)
         if encrypted_reasoning is not None:
             self.encrypted_reasoning = encrypted_reasoning
