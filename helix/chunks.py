@@ -736,6 +736,23 @@ def clean_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def is_high_half(char: str) -> bool:
+    """Whether it is the first half of a character beyond U+FFFF (UTF-16), which some servers cut in two."""
+    return "\ud800" <= char <= "\udbff"
+
+
+def is_low_half(char: str) -> bool:
+    """Whether it is the second half of such a character."""
+    return "\udc00" <= char <= "\udfff"
+
+
+def split_half(text: str) -> tuple[str, str]:
+    """The text, clean; and apart from it the half character with which it ends, if it does: the rest may follow."""
+    if text and is_high_half(text[-1]):
+        return clean_text(text[:-1]), text[-1]
+    return clean_text(text), ""
+
+
 def _json_key(key: Any, where: str) -> str:
     if type(key) is str:
         return clean_text(key)

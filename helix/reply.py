@@ -21,6 +21,7 @@ from helix.chunks import (
     ToolInputEnd,
     ToolInputStart,
     clean_text,
+    split_half,
     to_json_value,
 )
 from helix.errors import UsageError
@@ -28,6 +29,7 @@ from helix.messages import AssistantMessage, Part, RefusalPart, TextPart, Thinki
 from helix.model import OutputDefinition
 from helix.schema import WRAPPER
 
+_LOST = "\N{REPLACEMENT CHARACTER}"  # stands for half a character whose rest never came
 _PARTS: dict[str, Any] = {"text": TextPart, "thinking": ThinkingPart, "refusal": RefusalPart}
 
 
@@ -48,13 +50,14 @@ class _Words:
 class _Call:
     """A tool call in the making. `id` is empty until the provider, or in the end helix, has given it one."""
 
-    __slots__ = ("id", "is_output", "name", "pieces", "provider_data", "provider_id", "shown", "written")
+    __slots__ = ("half", "id", "is_output", "name", "pieces", "provider_data", "provider_id", "shown", "written")
 
     def __init__(self) -> None:
         self.id = ""
         self.provider_id: str | None = None
         self.name = ""
         self.pieces: list[str] = []
+        self.half = ""  # of a character, with which the last piece ended
         self.shown = 0  # how many of the pieces readers have seen
         self.is_output = False
         self.written = False
@@ -100,6 +103,8 @@ class Reply:
         self._parts: list[_Words | _Call] = []
         self._pushed: _Words | _Call | None = None  # the part that was pushed last
         self._words: _Words | None = None  # the part that a next piece of words may continue
+        self._half = ""  # of a character, with which the last piece of words ended
+        self._half_of = ""  # their kind
         self._calls: dict[int, _Call] = {}
         self._ids: set[str] = set()
         self._brackets = (
@@ -113,8 +118,10 @@ class Reply:
         """See `Emit.text`."""
         if not _text(delta):
             return
-        if not delta.isascii():
-            delta = clean_text(delta)
+        if self._half or not delta.isascii():
+            delta = self._whole("text", delta)
+            if not delta:
+                return
         if self._undecided is not None:
             delta = self._undecided + delta
             if delta.isspace():
@@ -134,15 +141,13 @@ class Reply:
 
     def refusal(self, delta: str) -> None:
         """See `Emit.refusal`. Readers see it as text."""
-        if _text(delta):
-            delta = clean_text(delta)
+        if _text(delta) and (delta := self._whole("refusal", delta)):
             self._part("refusal").pieces.append(delta)
             self._append(TextDelta(self._agent_id, self._agent_type, delta))
 
     def thinking(self, delta: str) -> None:
         """See `Emit.thinking`."""
-        if _text(delta):
-            delta = clean_text(delta)
+        if _text(delta) and (delta := self._whole("thinking", delta)):
             self._part("thinking").pieces.append(delta)
             self._append(Thinking(self._agent_id, self._agent_type, delta, False))
 
@@ -152,22 +157,25 @@ class Reply:
         """See `Emit.tool_call`."""
         call = self._calls.get(index)
         if call is None:
+            self._close_half()
             self._close_words()
             self._end_complete_calls()
             call = self._calls[index] = _Call()
             self._parts.append(call)
         self._pushed = call
         if name:
-            self._name(call, name)
+            self._name(call, clean_text(name))
         if call_id and not call.id:
-            self._identify(call, call_id)
+            self._identify(call, clean_text(call_id))
         if arguments and not call.written:
-            call.pieces.append(clean_text(arguments))
+            piece, call.half = split_half(call.half + arguments)
+            if piece:
+                call.pieces.append(piece)
         self._show(call)
 
     def provider_data(self, provider: str, data: dict[str, Any], *, to: Literal["message", "part"] = "message") -> None:
         """See `Emit.provider_data`."""
-        part = self._pushed
+        part, data = self._pushed, to_json_value(data, where="provider_data")
         if to == "part" and part is not None:
             part.provider_data = {**(part.provider_data or {}), provider: data}
         else:
@@ -175,6 +183,7 @@ class Reply:
 
     def finish(self) -> AssistantMessage:
         """Ends what is still open and gives the whole message."""
+        self._close_half()
         self._close_words()
         if self._undecided:  # nothing but blanks was said
             self._words_only(self._undecided)
@@ -202,6 +211,20 @@ class Reply:
             self._parts.append(self._words)
         self._pushed = self._words
         return self._words
+
+    def _whole(self, kind: str, delta: str) -> str:
+        """The piece with what the last one held back, and without half a character at its end, which is held back."""
+        if self._half_of != kind:
+            self._close_half()
+        delta, self._half = split_half(self._half + delta)
+        self._half_of = kind
+        return delta
+
+    def _close_half(self) -> None:
+        if self._half:
+            push = {"text": self.text, "refusal": self.refusal, "thinking": self.thinking}[self._half_of]
+            self._half = ""
+            push(_LOST)
 
     def _close_words(self) -> None:
         if self._words is not None and self._words.kind == "thinking":
@@ -252,6 +275,8 @@ class Reply:
         if call.written:
             return
         call.written, call.name = True, call.name or "unnamed"
+        if call.half:
+            call.pieces.append(_LOST)
         self._show(call)
         if not call.is_output:
             arguments = parse_arguments("".join(call.pieces))

@@ -22,11 +22,16 @@ ECHO = f"you sent {KEY} and {SECRET}"
 
 
 class Called(NamedTuple):
-    """A tool call that the model makes. `arguments` is JSON text, or should be."""
+    """A tool call that the model makes. `arguments` is JSON text, or should be; `cut` tells where it is sent in two."""
 
     call_id: str
     name: str
     arguments: str
+    cut: int | None = None
+
+    @property
+    def pieces(self) -> list[str]:
+        return [self.arguments] if self.cut is None else [self.arguments[: self.cut], self.arguments[self.cut :]]
 
 
 def event(data: object, name: str = "") -> bytes:
@@ -52,6 +57,10 @@ class Dialect(ABC):
     @abstractmethod
     def text(self, words: str) -> bytes:
         """A piece of the model's words."""
+
+    @abstractmethod
+    def thought(self, words: str) -> bytes:
+        """A piece of the model's reasoning."""
 
     @abstractmethod
     def calls(self, calls: Sequence[Called], first: int = 0) -> bytes:
@@ -110,13 +119,17 @@ class Chat(Dialect):
     def text(self, words: str) -> bytes:
         return self._delta(content=words)
 
+    def thought(self, words: str) -> bytes:
+        return self._delta(reasoning_content=words)
+
     def calls(self, calls: Sequence[Called], first: int = 0) -> bytes:
-        return b"".join(
-            self._delta(
-                tool_calls=[{"index": index, "id": call_id, "function": {"name": name, "arguments": arguments}}]
-            )
-            for index, (call_id, name, arguments) in enumerate(calls, first)
-        )
+        sent = b""
+        for index, call in enumerate(calls, first):
+            named: dict[str, Any] = {"id": call.call_id, "name": call.name}
+            for piece in call.pieces:
+                function = {"name": named.pop("name", None), "arguments": piece}
+                sent += self._delta(tool_calls=[{"index": index, "id": named.pop("id", None), "function": function}])
+        return sent
 
     def end(self, *, calls: bool = False) -> bytes:
         usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
@@ -158,13 +171,18 @@ class Responses(Dialect):
     def text(self, words: str) -> bytes:
         return self._event("response.output_text.delta", output_index=0, content_index=0, delta=words)
 
+    def thought(self, words: str) -> bytes:
+        return self._event("response.reasoning_summary_text.delta", output_index=0, summary_index=0, delta=words)
+
     def calls(self, calls: Sequence[Called], first: int = 0) -> bytes:
         sent = b""
-        for index, (call_id, name, arguments) in enumerate(calls, first):
-            item = {"type": "function_call", "id": f"fc_{index}", "call_id": call_id, "name": name}
+        for index, call in enumerate(calls, first):
+            item = {"type": "function_call", "id": f"fc_{index}", "call_id": call.call_id, "name": call.name}
             sent += self._event("response.output_item.added", output_index=index, item={**item, "arguments": ""})
-            sent += self._event("response.function_call_arguments.delta", output_index=index, delta=arguments)
-            sent += self._event("response.output_item.done", output_index=index, item={**item, "arguments": arguments})
+            for piece in call.pieces:
+                sent += self._event("response.function_call_arguments.delta", output_index=index, delta=piece)
+            whole = {**item, "arguments": call.arguments}
+            sent += self._event("response.output_item.done", output_index=index, item=whole)
         return sent
 
     def end(self, *, calls: bool = False) -> bytes:
@@ -198,13 +216,17 @@ class Anthropic(Dialect):
     def text(self, words: str) -> bytes:
         return self._event("content_block_delta", index=0, delta={"type": "text_delta", "text": words})
 
+    def thought(self, words: str) -> bytes:
+        return self._event("content_block_delta", index=99, delta={"type": "thinking_delta", "thinking": words})
+
     def calls(self, calls: Sequence[Called], first: int = 0) -> bytes:
         sent = b""
-        for index, (call_id, name, arguments) in enumerate(calls, first):
-            block = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
+        for index, call in enumerate(calls, first):
+            block = {"type": "tool_use", "id": call.call_id, "name": call.name, "input": {}}
             sent += self._event("content_block_start", index=index, content_block=block)
-            delta = {"type": "input_json_delta", "partial_json": arguments}
-            sent += self._event("content_block_delta", index=index, delta=delta)
+            for piece in call.pieces:
+                delta = {"type": "input_json_delta", "partial_json": piece}
+                sent += self._event("content_block_delta", index=index, delta=delta)
             sent += self._event("content_block_stop", index=index)
         return sent
 
@@ -239,10 +261,16 @@ class Google(Dialect):
     def text(self, words: str) -> bytes:
         return self._event({"text": words})
 
+    def thought(self, words: str) -> bytes:
+        return self._event({"text": words, "thought": True})
+
     def calls(self, calls: Sequence[Called], first: int = 0) -> bytes:
-        """Arguments are an object here; what is none goes out as the text that it is."""
+        """Arguments are one object here; what is none goes out as the text that it is."""
         return self._event(
-            *({"functionCall": {"id": call_id, "name": name, "args": _value(text)}} for call_id, name, text in calls)
+            *(
+                {"functionCall": {"id": call.call_id, "name": call.name, "args": _value(call.arguments)}}
+                for call in calls
+            )
         )
 
     def end(self, *, calls: bool = False) -> bytes:

@@ -313,7 +313,7 @@ def test_servers_that_name_no_events_and_begin_no_blocks_are_read_too() -> None:
 
 def test_damaged_characters_do_not_end_a_reply() -> None:
     broken = delta(0, "text_delta", text="a!").replace(b"!", b"\\ud83d")
-    assert decode(broken, ending())[0].said == "a\ufffd"
+    assert decode(broken, ending())[0].said == "a\ud83d"  # the next piece may have the rest
     assert decode(broken.replace(b"\\ud83d", b"\xff"), ending())[0].said == "a\ufffd"
 
 

@@ -381,7 +381,7 @@ def test_unknown_events_and_odd_shapes_are_ignored_and_never_a_foreign_error() -
 def test_damaged_characters_do_not_end_a_reply() -> None:
     half = delta("a", sequence_number=4).replace(b'"a"', b'"a\\ud83d"')
     recorder, _ = decode(delta("a", sequence_number=3) + half + half.replace(b"\\ud83d", b"\xff"), DONE)
-    assert recorder.said == "aa\ufffda\ufffd"
+    assert recorder.said == "aa\ud83da\ufffd"  # after the half, the next piece may have the rest
 
 
 def test_of_each_text_only_the_first_piece_is_parsed_however_many_texts_there_are(

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from pydantic_core import from_json, to_json
 
-from helix.chunks import FinishReason
+from helix.chunks import FinishReason, clean_text, to_json_value
 from helix.errors import ModelError
 from helix.limits import Usage
 from helix.messages import AssistantMessage, TextPart, ThinkingPart
@@ -182,7 +182,8 @@ class AnthropicDecoder:
     def _close(self, event: dict[str, Any]) -> None:
         block = self._open.pop(_count(event, "index"), None)
         if block is not None and block.call is not None and not block.text and block.fields.get("input"):
-            self._emit.tool_call(block.call, arguments=to_json(block.fields["input"]).decode())  # it came in one piece
+            whole = to_json(to_json_value(block.fields["input"])).decode()
+            self._emit.tool_call(block.call, arguments=whole)
 
     def _stop(self, delta: dict[str, Any]) -> None:
         reason, self.stop_reason = self.stop_reason, _text(delta.get("stop_reason")) or self.stop_reason
@@ -226,17 +227,16 @@ class AnthropicDecoder:
         raise self.dropped(f"an event is no object: {event.data!r}")
 
     def _parse_damaged(self, event: ServerSentEvent) -> object:
-        """An event that is no strict JSON: half characters are replaced, as they would be in a browser."""
+        """An event that is no strict JSON. Half characters stay as they are: a text's next piece may have the rest."""
         text = event.data.decode("utf-8", "replace")
         if not text.strip():
             return {}
         try:
-            whole = json.dumps(json.loads(text), ensure_ascii=False)
+            return json.loads(text)
         except (ValueError, RecursionError):
             if event.event == "error":
                 raise from_event(text, secrets=self.secrets, usage=self.usage) from None
             raise self.dropped(f"no JSON: {text!r}") from None
-        return json.loads(whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
     def _end_without_blank_line(self) -> None:
         """Takes a `message_stop` behind which the body has ended at once: nothing of the message is missing."""
@@ -292,7 +292,7 @@ class _Block:
 
     @property
     def text(self) -> str:
-        return "".join(self.pieces)
+        return clean_text("".join(self.pieces))
 
     @property
     def is_needed(self) -> bool:

@@ -53,7 +53,7 @@ class DeltaTemplate:
 
     def learn(self, event: ServerSentEvent, text: str, kind: str, push: Callable[[str], None]) -> None:
         """Takes an event for the shape of those to come, once for each block; `push` takes their words."""
-        if push is self._push:
+        if push is self._push or not text.isprintable():
             return
         raw = to_json(text)
         at = event.data.rfind(raw)

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from pydantic_core import to_json
 
+from helix.chunks import clean_text
 from helix.errors import ModelError
 from helix.limits import Usage
 
@@ -102,7 +103,7 @@ def scrub(text: str, secrets: Sequence[str]) -> str:
     """`text` without the `secrets`, should a provider have echoed one."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    return text
+    return clean_text(text)
 
 
 @dataclass(slots=True, frozen=True)

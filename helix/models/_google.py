@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, cast
 
 from pydantic_core import from_json, to_json
 
-from helix.chunks import FinishReason
+from helix.chunks import FinishReason, is_high_half, is_low_half, to_json_value
 from helix.errors import ModelError
 from helix.limits import Usage
 from helix.messages import AssistantMessage, Message, Part, ThinkingPart, ToolCall, ToolMessage, UserMessage
@@ -185,7 +185,7 @@ class GoogleDecoder(StreamDecoder):
         finish_reason: as the provider called it, once it did.
     """
 
-    __slots__ = ("_calls", "_data", "_kind", "_length", "_note", "_repeats", "finish_reason")
+    __slots__ = ("_calls", "_data", "_half", "_kind", "_length", "_note", "_repeats", "finish_reason")
 
     _named: ClassVar[tuple[str, str, str]] = ("reply of Gemini", "candidates", "a finishReason")
 
@@ -197,6 +197,7 @@ class GoogleDecoder(StreamDecoder):
         self._calls = 0
         self._kind = ""  # of the part that was pushed last: text, thinking, call
         self._length = 0  # of its text so far
+        self._half = False  # whether that ends with half a character
         self._data: dict[str, Any] = {}  # what goes back with it
         self._usual = self._repeats = _Repeats()
 
@@ -280,9 +281,10 @@ class GoogleDecoder(StreamDecoder):
     def _push_words(self, kind: str, text: str, signature: str) -> None:
         if text:
             if kind != self._kind:
-                self._kind, self._length, self._data = kind, 0, {}
+                self._kind, self._length, self._half, self._data = kind, 0, False, {}
             (self._emit.text if kind == "text" else self._emit.thinking)(text)
-            self._length += len(text)
+            self._length += len(text) - (self._half and is_low_half(text[0]))
+            self._half = is_high_half(text[-1])
         if signature and kind == self._kind:
             self._keep("signed", [self._length - len(text), self._length, signature])
         elif signature:  # nothing but a signature, behind a part of another kind, or before all parts
@@ -293,7 +295,7 @@ class GoogleDecoder(StreamDecoder):
         if "partialArgs" in call or call.get("willContinue"):
             text = "Arguments in pieces are not supported: turn streamFunctionCallArguments off."
             raise ModelError("model_rejected", text, usage=self.usage)
-        arguments = to_json(as_object(call.get("args"))).decode()
+        arguments = to_json(to_json_value(as_object(call.get("args")))).decode()
         name, call_id = as_text(call.get("name")) or None, as_text(call.get("id")) or None
         self._emit.tool_call(self._calls, call_id=call_id, name=name, arguments=arguments)
         self._calls += 1

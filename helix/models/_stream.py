@@ -136,15 +136,14 @@ class StreamDecoder(ABC):
         raise self.dropped(f"an event is no object: {event.data!r}")
 
     def _parse_damaged(self, event: ServerSentEvent) -> object:
-        """An event that is no strict JSON: half characters are replaced, as they would be in a browser."""
+        """An event that is no strict JSON. Half characters stay as they are: a text's next piece may have the rest."""
         text = event.data.decode("utf-8", "replace")
         if not text.strip():
             return None
         try:
-            whole = json.dumps(json.loads(text), ensure_ascii=False)
+            return json.loads(text)
         except (ValueError, RecursionError):
             raise (self._error(text) if event.event == "error" else self.dropped(f"no JSON: {text!r}")) from None
-        return json.loads(whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
     def _sniff(self, data: bytes) -> None:
         """Notices a body that is JSON or a web page, whatever its headers call it."""

@@ -102,7 +102,7 @@ class TextTemplate:
             push: takes the texts of those to come.
             name: the event's name.
         """
-        if self._lessons == 0:
+        if self._lessons == 0 or not text.isprintable():
             return
         raw = to_json(text)
         at = data.rfind(raw)
