@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import json
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
 
 import helix
-from helix import Agent, tool
+from helix import Agent, Executor, Image, Session, tool
 from helix.messages import AssistantMessage
 from helix.testing import check_stream
 from tests.dialects import DIALECTS, Called, Dialect
@@ -18,6 +21,8 @@ from tests.replay import Answer, ReplayServer
 
 pytestmark = pytest.mark.anyio
 
+PNG = b"\x89PNG\r\n"
+CAT = Image(data=PNG, media_type="image/png")
 GLOBE = "\ud83c\udf0d"  # one character in the two halves that JSON writes
 BOTH = GLOBE.encode("utf-16", "surrogatepass").decode("utf-16")
 HIGH, LOW = GLOBE
@@ -84,3 +89,72 @@ async def test_half_a_character_alone_is_replaced_too(dialect: Dialect) -> None:
         LOST,
         LOST,
     ]
+
+
+# --- the same bytes again
+
+
+OPENINGS = {"openai_responses": b'"input":[', "google": b'"contents":['}
+"""What stands before the conversation in a request, if not `"messages":[`."""
+
+
+def taken_apart(dialect: Dialect, body: bytes) -> tuple[bytes, bytes]:
+    """A request's conversation, without the bracket that closes it; and all the rest of the request."""
+    opening = OPENINGS.get(dialect.name, b'"messages":[')
+    at = body.index(opening) + len(opening)
+    end = next(end for end in ends_of(body, b"]", at) if is_list(body[at - 1 : end + 1]))
+    return body[at:end], body[:at] + body[end:]
+
+
+def ends_of(body: bytes, byte: bytes, at: int) -> Iterator[int]:
+    while (at := body.find(byte, at)) >= 0:
+        yield at
+        at += 1
+
+
+def is_list(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), list)
+    except ValueError:
+        return False
+
+
+async def test_what_was_sent_is_sent_again_byte_by_byte(dialect: Dialect) -> None:
+    """Images, thoughts, parallel calls, failures, a reply that is tried again, steering, the next turn of a session."""
+    calls = [
+        Called("a", "look", '{"place": "hé"}'),
+        Called("b", "look", '{"plaice": 1}'),
+        Called("c", "unknown", "{}"),
+    ]
+    first = dialect.thought("Hm.") + dialect.text("I look.") + dialect.calls(calls, 1)
+    bodies = [
+        dialect.start + first + dialect.end(calls=True),
+        dialect.start + dialect.text("half"),  # breaks off, and is asked for again
+        dialect.called(Called("d", "steer", "{}"), first=1),
+        dialect.said("Fine."),
+        dialect.called(Called("e", "look", json.dumps({"place": '\\ " ]}'})), first=1),
+        dialect.said("Fine again."),
+    ]
+
+    @tool
+    async def steer() -> str:
+        await session.handle.send(["Hurry:", CAT])
+        await session.handle.send("please")
+        return "]}, steered"
+
+    options: Any = {"instructions": "Look.", "settings": helix.ModelSettings(retry_delay=0)}
+    async with serving(*bodies) as server, Executor() as executor:
+        agent = Agent("watcher", model=dialect.model(server.url), tools=[look, steer], **options)
+        session = Session(agent, executor)
+        one = await session.send(["What is this?", CAT])
+        two = await session.send("And now?")
+    assert (one.status, two.status) == ("completed", "completed")
+    sent = [taken_apart(dialect, received.body) for received in server.requests]
+    assert len(sent) == 6
+    assert sent[1] == sent[2]  # tried again
+    for (earlier, around), (later, around_later) in pairwise(sent):
+        assert around == around_later  # the instructions, the tools, the settings, the cache hints
+        if dialect.name == "anthropic":  # what users and tools say in a row is one message, which may go on
+            earlier = earlier.removesuffix(b"]}")
+        assert later.startswith(earlier)
+    assert [messages.count(b64encode(PNG)) for messages, _ in sent] == [1, 1, 1, 2, 2, 2]
