@@ -41,7 +41,7 @@ async def conversation() -> None:
         await session.send("I am Ada.")
         async for delta in helix.text(session.stream("Who am I?")):
             print(delta)
-        print(len(session.history()), "messages,", session.result.status)
+        print(len(await session.history()), "messages,", session.result.status)
 
 
 anyio.run(interrupted)

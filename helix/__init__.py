@@ -20,8 +20,13 @@ from helix.errors import (
     MissingKey,
     ModelError,
     ModelRetry,
+    RunBusy,
+    RunEnded,
+    RunExists,
     SessionBusy,
+    StaleWriter,
     StateError,
+    StoreError,
     ToolEnded,
     UnknownAgent,
     UnknownApproval,
@@ -35,7 +40,6 @@ from helix.fold import RunTree
 from helix.handle import RunHandle
 from helix.items import partial_items
 from helix.limits import Limits, Usage
-from helix.log import MemoryStore
 from helix.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from helix.model import Model, ModelProfile, ModelReply, ModelRequest, ModelSettings
 from helix.parts import Audio, File, Image
@@ -44,6 +48,7 @@ from helix.providers import ProviderLimits
 from helix.results import RunCancelled, RunError, RunFailed, RunResult, RunSuspended
 from helix.session import Session
 from helix.state import StateMirror, apply_patches
+from helix.stores.memory import MemoryStore
 from helix.sync import run_sync, stream_sync
 from helix.tools import Tool, Toolset, tool
 
@@ -81,8 +86,11 @@ __all__ = [
     "ModelSettings",
     "Price",
     "ProviderLimits",
+    "RunBusy",
     "RunCancelled",
+    "RunEnded",
     "RunError",
+    "RunExists",
     "RunFailed",
     "RunHandle",
     "RunResult",
@@ -91,8 +99,10 @@ __all__ = [
     "RunTree",
     "Session",
     "SessionBusy",
+    "StaleWriter",
     "StateError",
     "StateMirror",
+    "StoreError",
     "Tool",
     "ToolContext",
     "ToolEnded",

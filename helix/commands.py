@@ -103,13 +103,16 @@ class Cancel:
 
 @dataclass(slots=True, frozen=True)
 class Interrupt:
-    """Park the run before its next model calls.
+    """Stop the run before its next model calls; running tools finish.
 
     Attributes:
         command_id: names this command.
+        end: end the run as cancelled then, also if it is parked already, so that nobody goes on with it; else it is
+            parked.
     """
 
     command_id: str
+    end: bool = False
     type: Literal["interrupt"] = field(default="interrupt", kw_only=True, repr=False)
 
 

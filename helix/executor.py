@@ -9,18 +9,18 @@ import inspect
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, cast, get_args
+from typing import Any, Self, get_args
 
 import anyio
 from anyio.abc import TaskGroup
 from typing_extensions import TypeVar
 
 from helix import chunks as c
-from helix.agent import Agent, as_message
+from helix.agent import Agent
 from helix.endings import end_agent
 from helix.errors import (
     DefinitionError,
@@ -32,20 +32,22 @@ from helix.errors import (
 from helix.fold import RunTree
 from helix.forking import forked
 from helix.handle import RunHandle
+from helix.inputs import messages_of
 from helix.limits import MAX_CRASHES, Limits
 from helix.live import LiveAgent, OnApproval, Run, WaitMode
-from helix.log import MemoryStore, RunLog
+from helix.log import RunLog
 from helix.loop import run_agent
-from helix.messages import Message
+from helix.messages import HistoryPage
 from helix.model import Model
 from helix.models import resolve_model
 from helix.owner import end_cancelled_branches, pause, resumption, take
 from helix.prices import Price, Prices
 from helix.providers import Gates, ProviderLimits
-from helix.shelf import Shelf, journal_of
-from helix.store import Store
+from helix.shelf import MemoryShelf, Shelf, StoreShelf, journal_of
+from helix.store import SessionRecord, Store
 from helix.stores import open_store
 from helix.tools import Tool, Toolset
+from helix.turns import OnBusy, Turns, check_on_busy
 
 OutputT = TypeVar("OutputT", default=Any)
 StateT = TypeVar("StateT", default=Any)
@@ -68,7 +70,7 @@ class Executor:
 
     Args:
         store: where logs are kept: a `Store` (see `helix.stores`) or its URL, such as `sqlite:///runs.db`; by default
-            the executor's own memory.
+            this executor's own memory.
         agents: the agents that runs are resumed with, found by name. Those that are executed are added.
         deps: what tools find as `ctx.deps`, unless a run is given its own.
         provider_limits: how all its runs together treat each provider, or the providers of these prefixes, such as
@@ -80,13 +82,15 @@ class Executor:
     def __init__(
         self,
         *,
-        store: MemoryStore | Store | str | None = None,
+        store: Store | str | None = None,
         agents: Sequence[Agent[Any, Any, Any]] = (),
         deps: Any = None,
         provider_limits: ProviderLimits | Mapping[str, ProviderLimits] | None = None,
         prices: Mapping[str, Price | str] | None = None,
     ) -> None:
-        self._shelf = Shelf(open_store(store) if isinstance(store, str) else store)
+        opened = open_store(store) if isinstance(store, str) else store
+        self._shelf: Shelf = MemoryShelf() if opened is None else StoreShelf(opened)
+        self._turns = Turns(self._shelf, lambda run_id: self._handles[run_id].run)
         self._agents: dict[str, Agent[Any, Any, Any]] = {}
         for agent in agents:
             if self._agents.setdefault(agent.name, agent) is not agent:
@@ -134,6 +138,7 @@ class Executor:
         deps: Any = _UNSET,
         model: str | Model | None = None,
         limits: Limits | None = None,
+        on_busy: OnBusy = "error",
         on_approval: OnApproval | None = None,
         wait: WaitMode = "hold",
         metadata: Mapping[str, Any] | None = None,
@@ -142,14 +147,18 @@ class Executor:
 
         Args:
             agent: the root.
-            input: a text; an `Image`, `Audio` or `File`, or a list of texts and those; a message, or a list of
-                messages; or any value with a JSON form.
+            input: a text; an `Image`, `Audio` or `File`, or a list of texts and those; a message (also as a dict with
+                `role` and `content`), or a list of messages; or any value with a JSON form. Only what is new: what was
+                said before in the session is there already.
             session_id: the conversation that this run goes on with: its history and, unless given, its state.
             run_id: the root's id; random by default. Letters, digits, `_`, `-`; no dot.
             state: the initial state; by default the session's, else the state type's defaults.
             deps: for `ctx.deps`; never logged.
             model: replaces the model of every agent of the tree.
             limits: bounds for the whole run, over the agent's own.
+            on_busy: what to do if the session's last run has not ended. `error` refuses. `queue` waits until its turn
+                has come: nothing of the run is there before that. `interrupt` stops that run before its next model
+                calls, and ends it as cancelled; a parked one, too. What it has said and done stays in the conversation.
             on_approval: answers what needs a person or a client: called with the `ApprovalRequest` chunk, gives
                 `Approve`, `Deny`, `ClientResult` or a bool. Async, or sync (then in a thread). An exception in it is a
                 denial. Without one, `RunHandle.respond` answers.
@@ -158,10 +167,11 @@ class Executor:
             metadata: kept in the log.
 
         Raises:
-            UsageError: the executor is not entered, or `run_id` is not usable.
+            UsageError: the executor is not entered, `run_id` is not usable, or the input is none.
             DefinitionError, UnknownModel, MissingKey: something of the tree of agents cannot work.
             ImportError: a limit of costs needs the extra `cost`.
-            SessionBusy: the session has a live run.
+            RunExists: there is a run of that id already.
+            SessionBusy: the session's last run has not ended; with `queue`, it is parked, or its owner is gone.
             StoreError: the store cannot be written.
         """
         tasks = self._check_entered()
@@ -169,11 +179,25 @@ class Executor:
         await self._open_tree(agent, override, limits)
         self._agents.setdefault(agent.name, agent)
         root_model = override or self._check_model(_model_of(agent))
-        options = _options(wait, metadata)
+        check_on_busy(on_busy)
         session_id = secrets.token_hex(8) if session_id is None else session_id
-        before = await self._shelf.latest(session_id)
-        log = self._begin(agent, root_model, input, run_id, session_id, state, limits, options, before)
-        await self._shelf.keep(log)
+        start = c.RunStart(
+            secrets.token_hex(16) if run_id is None else _checked_run_id(run_id),
+            agent.name,
+            messages_of(input),
+            root_model.name,
+            agent.state_schema.initial(state),
+            session_id=session_id,
+            protocol=c.PROTOCOL,
+            options=_options(wait, metadata),
+            limits=(limits or Limits()).over(agent.limits or Limits()).given() or None,
+        )
+
+        def begin(before: RunTree | None) -> RunLog:
+            self._check_entered()  # it may have been left by now
+            return _going_on(start, before, keeps_state=state is None)
+
+        log = await self._turns.begin(session_id, on_busy, begin)
         given = self._deps if deps is _UNSET else deps
         handle = self._handles[log.run_id] = RunHandle(agent, log)
         return self._start(tasks, handle, log, root_model, override, given, on_approval)
@@ -335,19 +359,45 @@ class Executor:
         self._check_entered()
         return await self._shelf.trim(run_id, older_than)
 
-    async def history(self, session_id: str) -> list[Message]:
-        """The session's conversation up to now, oldest first, whoever ran it; empty for a session that is not known.
+    # --- sessions
+
+    async def sessions(self, *, limit: int = 100, before: str | None = None) -> list[SessionRecord]:
+        """The sessions, by their newest run, newest first.
+
+        Args:
+            limit: how many at most.
+            before: the last session of the page before; only those behind it.
 
         Raises:
             StoreError: the store cannot be read.
         """
-        log = await self._shelf.newest(session_id)
-        return list(log.tree.root.messages) if log else []
+        return await self._shelf.sessions(limit, before)
 
-    def session_messages(self, session_id: str) -> list[Message]:
-        """The session's conversation so far, oldest first, as far as this executor has seen it; empty for a new one."""
-        tree = self._shelf.seen(session_id)
-        return list(tree.root.messages) if tree else []
+    async def history(self, session_id: str, *, limit: int | None = None, before: int | None = None) -> HistoryPage:
+        """The session's conversation up to now, oldest first, whoever ran it; empty for a session that is not known.
+
+        Args:
+            session_id: which session.
+            limit: how many messages at most: the newest ones; by default all.
+            before: the `start` of the page before; only messages older than that.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        turn = await self._shelf.newest(session_id)
+        messages = (await self._shelf.get(turn.run_id)).tree.root.messages if turn else ()
+        return HistoryPage(messages, limit, before)
+
+    async def delete_session(self, session_id: str) -> int:
+        """Forgets all runs of a session, with all that belongs to them; parked ones, too. Says how many; 0 for none.
+
+        Raises:
+            SessionBusy: one of them is live; then none is forgotten.
+            StoreError: the store cannot be written.
+        """
+        deleted = await self._shelf.delete_session(session_id)
+        self._handles = {run_id: item for run_id, item in self._handles.items() if item.session_id != session_id}
+        return deleted
 
     # --- starting
 
@@ -383,36 +433,6 @@ class Executor:
         if log.run_id not in self._handles:
             self._handles[log.run_id] = RunHandle(self._agent_named(log.tree.root.agent_type), log)
         return self._handles[log.run_id]
-
-    def _begin(
-        self,
-        agent: Agent[Any, Any, Any],
-        model: Model,
-        input: Any,
-        run_id: str | None,
-        session_id: str,
-        state: Any,
-        limits: Limits | None,
-        options: dict[str, Any],
-        before: RunTree | None,
-    ) -> RunLog:
-        run_id = secrets.token_hex(16) if run_id is None else _checked_run_id(run_id)
-        bounds = (limits or Limits()).over(agent.limits or Limits())
-        start = c.RunStart(
-            run_id,
-            agent.name,
-            _messages(input),
-            model.name,
-            _initial_state(agent, state, before),
-            session_id=session_id,
-            protocol=c.PROTOCOL,
-            options=options,
-            history=list(before.root.messages) if before else None,
-            limits=bounds.given() or None,
-        )
-        log = RunLog(run_id)
-        log.append(start)
-        return log
 
     def _check_entered(self) -> TaskGroup:
         if self._tasks is None:
@@ -532,7 +552,9 @@ async def _run_root(live: LiveAgent) -> None:
             await log.kept.barrier()
         if not await run_agent(live):
             end_cancelled_branches(live.run)
-            if not log.tree.ended:
+            if live.run.ending:
+                log.append(*end_agent(log, live.node, "cancelled"))
+            elif not log.tree.ended:
                 log.append(pause(log.tree, "suspended" if live.run.parking else "interrupted"))
     finally:
         try:
@@ -554,18 +576,7 @@ def _steering(tree: RunTree, input: Any) -> list[c.Chunk]:
     if input is None:
         return []
     root = tree.root
-    return [c.MessageChunk(root.agent_id, root.agent_type, message, "steering") for message in _messages(input)]
-
-
-def _messages(input: Any) -> list[Message]:
-    items = cast(list[Any], input) if isinstance(input, list) else [input]
-    if items and all(_is_message(item) for item in items):
-        return items
-    return [as_message(input)]
-
-
-def _is_message(item: Any) -> bool:
-    return getattr(item, "role", None) in ("user", "assistant", "tool") and hasattr(item, "content")
+    return [c.MessageChunk(root.agent_id, root.agent_type, message, "steering") for message in messages_of(input)]
 
 
 def _options(wait: WaitMode, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -578,10 +589,15 @@ def _options(wait: WaitMode, metadata: Mapping[str, Any] | None) -> dict[str, An
     return options
 
 
-def _initial_state(agent: Agent[Any, Any, Any], state: Any, before: RunTree | None) -> Any:
-    if state is None and before is not None and before.root.agent_type == agent.name:
-        return c.to_json_value(before.document(before.root_id))
-    return agent.state_schema.initial(state)
+def _going_on(start: c.RunStart, before: RunTree | None, *, keeps_state: bool) -> RunLog:
+    """The log of a new run, with the conversation of the session's last one; and with its state, if it may."""
+    if before is not None:
+        start = replace(start, history=list(before.root.messages))
+        if keeps_state and before.root.agent_type == start.agent_type:
+            start.state = c.to_json_value(before.document(before.root_id))
+    log = RunLog(start.agent_id)
+    log.append(start)
+    return log
 
 
 def _model_of(agent: Agent[Any, Any, Any]) -> str | Model:

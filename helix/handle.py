@@ -12,7 +12,6 @@ from typing_extensions import TypeVar
 from helix import chunks as c
 from helix.agent import Agent, as_message
 from helix.commands import Approve, Cancel, ClientResult, Command, Deny, Interrupt, Respond, Send
-from helix.errors import UsageError
 from helix.fold import RunTree, fold
 from helix.live import Run, result_of
 from helix.log import LogReader, RunLog
@@ -170,7 +169,7 @@ class RunHandle(Generic[OutputT, StateT]):
         """`cancel`, without waiting for the end.
 
         Raises:
-            UsageError: there is no such agent; or the run is live in another executor.
+            UsageError: there is no such agent; or the run is not live and one branch of it is meant.
         """
         self._take(Cancel("", agent_id))
 
@@ -205,8 +204,6 @@ class RunHandle(Generic[OutputT, StateT]):
             await kept.flush()
 
     def _take(self, command: Command) -> None:
-        if self._log.live and self._run is None:
-            raise UsageError(f"run {self.run_id} is live in another executor; tell it there")
         if not self._log.live:
             self._check(command)
         take(self._log, self._run if self._log.live else None, command)

@@ -51,6 +51,7 @@ class Run:
         clock: the event loop's time, in what `post` has called too.
         outputs: the validated output of each agent that has one; the log has its JSON.
         stop: set once nobody shall begin another step; the run parks.
+        ending: it ends as cancelled where it would park.
         wait: whether to park once everything that is left waits for answers.
         on_approval: asked first, for each request.
         parking: the run parks because all that is left waits; answers are taken once it is parked.
@@ -72,6 +73,7 @@ class Run:
     clock: Callable[[], float] = field(default_factory=lambda: _clock())
     thread: int = field(default_factory=threading.get_ident)
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
+    ending: bool = False
     wait: WaitMode = "hold"
     on_approval: OnApproval | None = None
     gates: Gates = field(default_factory=Gates)

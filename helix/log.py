@@ -27,7 +27,7 @@ from helix.chunks import (
     ToolOutputDelta,
 )
 from helix.commands import Command
-from helix.errors import InvalidChunk, UnknownRun, UsageError
+from helix.errors import InvalidChunk
 from helix.fold import RunTree, fold
 
 ItemT = TypeVar("ItemT")
@@ -384,50 +384,3 @@ def _continues(first: Any, following: Any) -> bool:
     return getattr(first, "tool_call_id", None) == getattr(following, "tool_call_id", None) and getattr(
         first, "channel", None
     ) == getattr(following, "channel", None)
-
-
-class MemoryStore:
-    """Keeps runs in this process's memory: the default store."""
-
-    def __init__(self) -> None:
-        self._logs: dict[str, RunLog] = {}
-        self._sessions: dict[str, list[str]] = {}
-
-    def add(self, log: RunLog) -> None:
-        """Takes in a log: a new run's, or one that was saved and read again.
-
-        Raises:
-            UsageError: it is empty, or there is a run of that id already.
-        """
-        if log.run_id in self._logs or not log.last_sequence:
-            problem = "is empty" if not log.last_sequence else "is in this store already"
-            raise UsageError(f"run {log.run_id!r} {problem}")
-        self.put(log)
-
-    def put(self, log: RunLog) -> None:
-        """`add`, for a log that may be there by now; then that one stays."""
-        if log.run_id in self._logs:
-            return
-        self._logs[log.run_id] = log
-        session_id = log.tree.root.session_id
-        if session_id is not None:
-            self._sessions.setdefault(session_id, []).append(log.run_id)
-
-    def find(self, run_id: str) -> RunLog | None:
-        """The log of that run, if there is one."""
-        return self._logs.get(run_id)
-
-    def get(self, run_id: str) -> RunLog:
-        """The log of that run.
-
-        Raises:
-            UnknownRun: there is none.
-        """
-        log = self._logs.get(run_id)
-        if log is None:
-            raise UnknownRun(f"no run {run_id!r} in this store")
-        return log
-
-    def session(self, session_id: str) -> list[RunLog]:
-        """The session's runs, oldest first; none for a session that is not known yet."""
-        return [self._logs[run_id] for run_id in self._sessions.get(session_id, ())]

@@ -5,6 +5,7 @@ Plain data; on the wire their own fields are camelCase, while tool arguments kee
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -181,3 +182,17 @@ class ToolMessage:
 
 Message: TypeAlias = Annotated[UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 """An entry of a conversation; told apart by `role`."""
+
+
+class HistoryPage(list[Message]):
+    """Messages of a session in a row, oldest first: a list that knows its place.
+
+    Attributes:
+        start: how many messages of the conversation come before these; 0 if nothing does.
+    """
+
+    def __init__(self, messages: Sequence[Message], limit: int | None = None, before: int | None = None) -> None:
+        """The last `limit` of the first `before` messages; None: of all, and all of them."""
+        end = len(messages) if before is None else min(max(0, before), len(messages))
+        self.start = 0 if limit is None else max(0, end - max(0, limit))
+        super().__init__(messages[self.start : end])

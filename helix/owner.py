@@ -99,9 +99,12 @@ def take(log: RunLog, run: Run | None, command: Command) -> None:
             _write(log, _steering(log.tree, command))
         case Cancel():
             _cancel(log, run, command.agent_id or log.run_id)
-        case Interrupt():
+        case Interrupt(end=end):
             if run is not None and log.live:
+                run.ending = run.ending or end
                 run.halt()
+            elif end:
+                _cancel(log, run, log.run_id)
             elif not log.live and not log.tree.at_rest:  # its owner has left it
                 log.append(*resumption(log.tree), pause(log.tree, "interrupted"))
 

@@ -18,7 +18,7 @@ from helix.errors import UsageError, check_arguments
 from helix.executor import EXECUTE_OPTIONS, Executor
 from helix.handle import RunHandle
 from helix.log import LogReader
-from helix.messages import Message
+from helix.messages import HistoryPage
 from helix.results import RunResult
 
 OutputT = TypeVar("OutputT", default=Any)
@@ -47,7 +47,7 @@ class Session(Generic[OutputT, StateT]):
         streamed, answer with `handle.respond`.)
 
         Raises:
-            SessionBusy: an earlier turn is still going.
+            SessionBusy: an earlier turn is still going; `on_busy="queue"` waits for it, `"interrupt"` stops it.
         """
         check_arguments("send", options, EXECUTE_OPTIONS - {"session_id"})
         handle = await self._execute(input, answering(options))
@@ -84,9 +84,9 @@ class Session(Generic[OutputT, StateT]):
             raise UsageError("the latest turn is still going; read its stream to the end first")
         return self.handle.snapshot()
 
-    def history(self) -> list[Message]:
-        """The conversation so far, oldest first."""
-        return self._executor.session_messages(self.session_id)
+    async def history(self, *, limit: int | None = None, before: int | None = None) -> HistoryPage:
+        """The conversation so far, oldest first, in pages if `limit` is given; see `Executor.history`."""
+        return await self._executor.history(self.session_id, limit=limit, before=before)
 
     async def _execute(self, input: Any, options: dict[str, Any]) -> RunHandle[OutputT, StateT]:
         self._last = await self._executor.execute(self._agent, input, session_id=self.session_id, **options)

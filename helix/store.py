@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from helix.errors import HelixError, RunBusy, RunEnded, StaleWriter, StoreError
+from helix.errors import HelixError, RunBusy, RunEnded, SessionBusy, StaleWriter, StoreError
 
 ENDED = ("completed", "failed", "cancelled")
 """The statuses after which nothing follows."""
@@ -42,12 +42,14 @@ class NewRun:
         agent_type: the root agent's name.
         session_id: the session it belongs to.
         metadata: JSON data, given back as it is.
+        follows: the run of the session whose conversation it goes on with, its newest one; None for the first.
     """
 
     run_id: str
     agent_type: str
     session_id: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    follows: str | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -179,7 +181,7 @@ class Store(Protocol):
 
         Raises:
             RunExists: there is a run of that id.
-            SessionBusy: another run of its session has not ended.
+            SessionBusy: another run of its session has not ended, or its newest one is not the one it follows.
         """
         ...
 
@@ -289,6 +291,16 @@ def busy(run_id: str, owner: str | None, remaining: float) -> RunBusy:
     """For `claim` and `delete`: the lease is fresh."""
     name = owner or "somebody"
     return RunBusy(f"run {run_id} is owned by {name!r} for another {remaining:.1f} s", name, remaining)
+
+
+def not_free(run: NewRun, newest: str | None, *, ended: bool) -> SessionBusy | None:
+    """For `create`: why it is not the turn of a session's new run; None if it is."""
+    if run.session_id is None or (ended and newest == run.follows):
+        return None
+    why = f"has a run that has not ended, {newest}"
+    if ended:
+        why = f"has gone on with run {newest}" if newest else f"has been deleted, and {run.follows} with it"
+    return SessionBusy(f"session {run.session_id!r} {why}")
 
 
 def ended(run_id: str, status: str) -> RunEnded:

@@ -37,7 +37,7 @@ from helix import (
 from helix.chunks import ApprovalRequest
 from helix.errors import LimitReached
 from helix.fold import RunTree, fold
-from helix.log import MemoryStore, RunLog
+from helix.log import RunLog
 from helix.model import Model, ModelRequest
 from helix.testing import Call, FunctionModel, Turn, check_stream
 
@@ -310,8 +310,7 @@ async def drive(seed: int, watch: bool = False, over: Callable[[Model], Model] =
     root, world = make_tree(seed), World(seed)
     model = over(make_model(seed, root))
     chance = random.Random(-seed)
-    store = MemoryStore()
-    async with Executor(store=store, deps=world) as executor:
+    async with Executor(deps=world) as executor:
         handle = await executor.execute(
             root,
             "go",
@@ -320,7 +319,7 @@ async def drive(seed: int, watch: bool = False, over: Callable[[Model], Model] =
             wait=chance.choice(["hold", "suspend"]),
             on_approval=some_answer(seed) if chance.random() < 0.2 else None,
         )
-        log = store.get(handle.run_id)
+        log = handle._log
         if watch:
             watch_fold(log)
         readers: list[list[helix.Chunk]] = []

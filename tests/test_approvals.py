@@ -32,9 +32,9 @@ from helix import (
 from helix.chunks import ApprovalRequest, Chunk, StatePatch, StreamEnd
 from helix.commands import Respond
 from helix.fold import fold
-from helix.log import RunLog
 from helix.owner import take
 from helix.testing import Call, FunctionModel, ScriptedModel, Turn, check_stream
+from tests.left import leave
 from tests.random_trees import as_data
 
 pytestmark = pytest.mark.anyio
@@ -522,13 +522,10 @@ async def test_an_interrupted_run_waits_on_after_it_is_resumed() -> None:
 async def test_a_broken_patch_elsewhere_does_not_lose_the_wait() -> None:
     """The log folds itself anew when an append fails; whoever waits must look at the new tree."""
     with anyio.fail_after(5):
-        store = MemoryStore()
-        async with Executor(store=store) as executor:
+        async with Executor() as executor:
             handle = await waiting_below(PARENT, executor)
             with pytest.raises(helix.InvalidPatch):
-                store.get(handle.run_id).append(
-                    StatePatch(handle.run_id, "root", [{"op": "remove", "path": "/nothing"}])
-                )
+                handle._log.append(StatePatch(handle.run_id, "root", [{"op": "remove", "path": "/nothing"}]))
             await handle.respond(handle.tree.pending[0].approval_id, Approve())
             assert (await handle.result()).output == "root done"
     await checked(handle)
@@ -605,8 +602,9 @@ async def test_edited_arguments_that_do_not_fit_are_found_when_a_suspended_run_g
             (request,) = handle.tree.pending
             with pytest.raises(InvalidAnswer, match="the arguments do not fit delete"):
                 await handle.respond(request.approval_id, Approve({"path": 7}))
-            log = executor._shelf._memory.get(handle.run_id)
-            take(log, None, Respond("", request.approval_id, Approve({"path": 7})))  # as one says who has not the tool
+            take(
+                handle._log, None, Respond("", request.approval_id, Approve({"path": 7}))
+            )  # as one says who has not the tool
             await (await executor.resume(handle.run_id)).result()
     assert ends(await checked(handle)) == [("delete", None, "tool_invalid_arguments")]
     assert ran == []
@@ -884,15 +882,15 @@ async def test_a_run_goes_on_from_every_prefix_of_a_log_with_approvals() -> None
         assert len(chunks) > 40
         for length in range(1, len(chunks)):
             parsed: Any = [helix.parse_chunk(helix.chunk_to_json(chunk)) for chunk in chunks[:length]]
-            copies, log = MemoryStore(), RunLog(handle.run_id, parsed)
-            copies.add(log)
+            copies = MemoryStore()
+            await leave(copies, parsed)
             async with Executor(store=copies, agents=[root]) as other:
                 resumed = await other.resume(
                     handle.run_id, model=model, on_approval=lambda request: answers[request.tool_name]
                 )
                 result = await resumed.result()
             assert result.output == "root done", length
-            await checked(resumed)
+            check_stream(await helix.collect(resumed.stream()))
 
 
 # --- nothing else can go on: found whatever ended last

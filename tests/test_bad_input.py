@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 import helix
-from helix import Agent, DefinitionError, Executor, MissingKey, UnknownModel, UsageError, tool
+from helix import Agent, DefinitionError, Executor, MissingKey, RunExists, UnknownModel, UsageError, UserMessage, tool
 from helix.testing import Call, ScriptedModel, Turn
 
 pytestmark = pytest.mark.anyio
@@ -123,8 +123,52 @@ async def test_a_run_id_must_be_usable_and_new() -> None:
                 await executor.execute(Agent("a"), "x", model=ScriptedModel(["x"]), run_id="a.b")
             handle = await executor.execute(Agent("a"), "x", model=ScriptedModel(["x"]), run_id="one")
             await handle.result()
-            with pytest.raises(UsageError, match="'one' is in this store already"):
+            with pytest.raises(RunExists, match="there is a run 'one' already"):
                 await executor.execute(Agent("a"), "x", model=ScriptedModel(["x"]), run_id="one")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "the input is an empty list: there is nothing to say"),
+        (
+            [{"role": "system", "content": "Be kind."}],
+            "message 1 of the input is a system message; say it as the agent",
+        ),
+        (
+            [UserMessage("a"), {"role": "user", "content": 3}],
+            "message 2 of the input is not a message of the role 'user'",
+        ),
+        ({"role": "tool", "content": "x"}, "message 1 of the input is not a message of the role 'tool': toolCallId: "),
+    ],
+)
+async def test_what_is_no_conversation_is_refused_before_anything_runs(given: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        await helix.run(Agent("a"), given, model=ScriptedModel([]))
+
+
+@pytest.mark.parametrize(
+    ("given", "contents"),
+    [
+        ({"role": "user", "content": "hi"}, ["hi"]),
+        ([{"role": "user", "content": "hi"}, UserMessage("you")], ["hi", "you"]),
+        ([{"role": "admin", "content": "x"}], ['[{"role":"admin","content":"x"}]']),
+        ([{"role": "user", "name": "Ada"}], ['[{"role":"user","name":"Ada"}]']),
+    ],
+)
+async def test_a_dict_is_a_message_if_it_has_a_role_and_a_content(given: Any, contents: list[str]) -> None:
+    with anyio.fail_after(5):
+        result = await helix.run(Agent("a"), given, model=ScriptedModel(["done"]))
+    assert result.messages[:-1] == [UserMessage(content) for content in contents]
+
+
+async def test_messages_that_were_saved_as_json_are_a_conversation_again() -> None:
+    agent = Agent("a", tools=[look])
+    with anyio.fail_after(5):
+        first = await helix.run(agent, "go", model=ScriptedModel([Turn(text="I look.", calls=[Call("look")]), "seen"]))
+        saved = [*first.to_dict()["messages"], {"role": "user", "content": "and now?"}]
+        again = await helix.run(agent, saved, model=ScriptedModel(["the same"]))
+    assert again.messages[:-1] == [*first.messages, UserMessage("and now?")]
 
 
 async def test_a_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

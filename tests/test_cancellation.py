@@ -215,7 +215,8 @@ async def test_text_in_flight_is_kept_and_marked_and_the_next_turn_can_use_it() 
                     break
             with pytest.raises(UsageError, match="still going"):
                 _ = session.result
-            handle = await executor.get_handle(executor_run(executor, session))
+            [known] = await executor.sessions()
+            handle = await executor.get_handle(known.last_run_id)
             await handle.cancel()
             assert session.result.status == "cancelled"
             assert (await session.send("go on")).output == "The end."
@@ -224,10 +225,6 @@ async def test_text_in_flight_is_kept_and_marked_and_the_next_turn_can_use_it() 
     cut = model.requests[1].messages[1]
     assert isinstance(cut, helix.AssistantMessage)
     assert (cut.text, cut.thinking, cut.cut) == ("Once upon a time", "hm", True)
-
-
-def executor_run(executor: Executor, session: helix.Session[Any, Any]) -> str:
-    return next(iter(executor._shelf._memory.session(session.session_id))).run_id
 
 
 async def test_a_thread_that_cannot_be_stopped_gets_an_error_instead_of_writing_behind_its_end() -> None:

@@ -54,12 +54,11 @@ class Named:
 
 
 async def run(agent: Agent[Any, Any, Any], prices: Any = None, **options: Any) -> tuple[RunResult, list[helix.Chunk]]:
-    store = MemoryStore()
     with anyio.fail_after(30):
-        async with Executor(store=store, prices=prices) as executor:
+        async with Executor(prices=prices) as executor:
             handle = await executor.execute(agent, "go", **options)
             result = await handle.result()
-    chunks = store.get(handle.run_id).chunks
+            chunks = await helix.collect(handle.stream())
     check_stream(chunks)
     return result, chunks
 

@@ -9,11 +9,14 @@ from typing import Any
 import anyio
 import pytest
 
-from helix import Executor, StateMirror, chunk_to_json, parse_chunk
+from helix import Executor, StateMirror, chunk_to_json, collect, parse_chunk
 from helix.chunks import Resync, RunStart, StatePatch, StreamEnd
-from helix.log import MemoryStore, RunLog
+from helix.fold import fold
+from helix.log import RunLog
+from helix.stores.memory import MemoryStore
 from tests.js_client import validate_runs
-from tests.random_trees import Outcome, check, drive, make_model, some_answer
+from tests.left import leave
+from tests.random_trees import Outcome, as_data, check, drive, make_model, some_answer
 
 SEEDS = 250
 FULL_SEEDS = 4000
@@ -51,17 +54,20 @@ def test_thousands_of_random_trees(backend: str) -> None:
 async def go_on_from(outcome: Outcome, length: int) -> None:
     """Another process has only the first `length` chunks, as JSON; it resumes the run and brings it to an end."""
     chunks = [parse_chunk(chunk_to_json(chunk)) for chunk in outcome.log.chunks[:length]]
-    log = RunLog(outcome.log.run_id, [chunk for chunk in chunks if not isinstance(chunk, StreamEnd | Resync)])
-    if log.tree.ended:
+    kept = [chunk for chunk in chunks if not isinstance(chunk, StreamEnd | Resync)]
+    if fold(kept).ended:
         return
     store = MemoryStore()
-    store.add(log)
+    await leave(store, kept)
     model = make_model(outcome.world.seed, outcome.root)
     async with Executor(store=store, agents=[outcome.root], deps=outcome.world) as executor:
         answers = some_answer(outcome.world.seed)
         handle = await executor.resume(outcome.log.run_id, model=model, on_approval=answers)
         await handle.result()
+        log = RunLog(handle.run_id, await collect(handle.stream()))
+    assert log.chunks[:length] == kept
     assert log.tree.ended
+    assert as_data(handle.tree) == as_data(fold(handle._log.structure))
     check(log)
 
 

@@ -10,7 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import helix
-from helix import Chunk, InvalidChunk, InvalidPatch, MemoryStore, UnknownRun, Usage, UsageError
+from helix import Chunk, InvalidChunk, InvalidPatch, Usage
 from helix import chunks as c
 from helix.fold import RunTree, fold
 from helix.log import RunLog
@@ -428,17 +428,3 @@ async def test_a_cancelled_reader_can_go_on_where_it_was() -> None:
             await reader.next_batch()
         assert scope.cancelled_caught
         assert [chunk.sequence for chunk in await helix.collect(reader)] == [2, 3]
-
-
-async def test_the_store_keeps_logs_by_run_and_session() -> None:
-    store, log = MemoryStore(), busy_log()
-    store.add(log)
-    assert store.get("r") is log
-    assert store.session("s") == [log]
-    assert store.session("other") == []
-    with pytest.raises(UsageError, match="in this store already"):
-        store.add(log)
-    with pytest.raises(UsageError, match="is empty"):
-        store.add(RunLog("new"))
-    with pytest.raises(UnknownRun, match="no run 'x'"):
-        store.get("x")

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, computed_field
 
 import helix
-from helix import Agent, Executor, Limits, MemoryStore, ModelRetry, SessionBusy, ToolContext, UsageError, tool
+from helix import Agent, Executor, Limits, MemoryStore, ModelRetry, RunBusy, SessionBusy, ToolContext, UsageError, tool
 from helix.model import Emit, ModelReply, ModelRequest
 from helix.testing import Call, FunctionModel, ScriptedModel, Turn, check_stream
 
@@ -275,7 +275,7 @@ async def test_an_interrupted_runs_handle_works_on_after_the_resume() -> None:
             handle = await executor.execute(agent, "go", model=model, session_id="s")
             await entered.wait()
             async with Executor(store=store, agents=[agent]) as other:
-                with pytest.raises(UsageError, match="is live"):
+                with pytest.raises(RunBusy, match="is owned by"):
                     await other.resume(handle.run_id, model=model)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(handle.interrupt)

@@ -25,9 +25,9 @@ from helix import (
     tool,
 )
 from helix.agent import OUTPUT_TOOL
-from helix.log import RunLog
 from helix.model import ModelRequest
 from helix.testing import Call, FunctionModel, ScriptedModel, Turn, check_stream
+from tests.left import leave
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +100,7 @@ async def assert_goes_on_from_every_prefix(root: Agent[Any, Any, Any], script: S
         for length in range(1, len(chunks)):
             parsed: Any = [helix.parse_chunk(helix.chunk_to_json(chunk)) for chunk in chunks[:length]]
             copies = MemoryStore()
-            copies.add(RunLog(handle.run_id, parsed))
+            await leave(copies, parsed)
             async with Executor(store=copies, agents=[root]) as other:
                 resumed = await other.resume(handle.run_id, model=model, on_approval=options.get("on_approval"))
                 again = await resumed.result()

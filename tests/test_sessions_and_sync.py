@@ -49,7 +49,7 @@ async def test_each_turn_knows_the_ones_before() -> None:
             session = Session(Agent("a", model=model), executor)
             with pytest.raises(UsageError, match="no turn yet"):
                 _ = session.result
-            assert session.history() == []
+            assert await session.history() == []
             assert (await session.send("first")).output == "one"
             chunks = [chunk async for chunk in session.stream("second")]
             assert session.result.output == "two"
@@ -57,7 +57,7 @@ async def test_each_turn_knows_the_ones_before() -> None:
     check_stream(chunks)
     assert told(model.requests[1]) == [("user", "first"), ("assistant", "one"), ("user", "second")]
     assert [role for role, _ in told(model.requests[2])] == ["user", "assistant"] * 2 + ["user"]
-    assert [message.role for message in session.history()] == ["user", "assistant"] * 3
+    assert [message.role for message in await session.history()] == ["user", "assistant"] * 3
     assert session.result.run_id == third.run_id
     assert third.usage.total_tokens == 18
     assert third.session_id == session.session_id
@@ -87,7 +87,7 @@ async def test_two_sessions_do_not_see_each_other_and_one_can_be_gone_on_with() 
             again = Session(agent, executor, one.session_id)
             outputs.append((await again.send("y")).output)
     assert outputs == ["1 messages", "1 messages", "3 messages", "5 messages"]
-    assert len(two.history()) == 2
+    assert len(await two.history()) == 2
 
 
 @pytest.mark.anyio

@@ -14,8 +14,8 @@ from helix import Agent, AgentEnded, Approve, AssistantMessage, Executor, Memory
 from helix.chunks import Chunk, MessageChunk
 from helix.commands import Cancel, Interrupt, Respond, Send, command_to_json, parse_command
 from helix.fold import fold
-from helix.log import RunLog
 from helix.testing import Call, ScriptedModel, Turn, check_stream
+from tests.left import leave
 from tests.random_trees import as_data
 
 pytestmark = pytest.mark.anyio
@@ -208,7 +208,7 @@ def test_a_stream_for_code_that_is_not_async_steers_its_run() -> None:
     assert read_by(model, 1) == [("user", "go"), ("tool", "held"), ("user", "more")]
 
 
-async def test_a_run_that_its_owner_left_is_resumed_before_it_is_told_anything() -> None:
+async def test_what_a_run_is_told_that_its_owner_left_waits_for_the_next_one() -> None:
     gate = Gate()
     model = ScriptedModel([Turn(calls=[Call("gate")]), "done"])
     agent = Agent("a", tools=[gate.tool])
@@ -216,12 +216,12 @@ async def test_a_run_that_its_owner_left_is_resumed_before_it_is_told_anything()
         async with Executor() as executor:
             handle = await executor.execute(agent, "go", model=model)
             await gate.entered.wait()
-            left, log = MemoryStore(), RunLog(handle.run_id, await first(handle, 3))
-            left.add(log)
+            left = MemoryStore()
+            await leave(left, await first(handle, 3))
             await handle.cancel()
         async with Executor(store=left, agents=[agent]) as other:
-            with pytest.raises(UsageError, match="was left by its owner; resume it first"):
-                await (await other.get_handle(handle.run_id)).send("hello?")
+            await (await other.get_handle(handle.run_id)).send("hello?", command_id="c")
+            assert [post.command_id for post in await left.take(handle.run_id)] == ["c"]
 
 
 async def first(handle: RunHandle[Any, Any], number: int) -> list[Chunk]:
@@ -235,15 +235,18 @@ async def first(handle: RunHandle[Any, Any], number: int) -> list[Chunk]:
 
 async def test_a_run_that_is_live_elsewhere_is_told_there() -> None:
     gate, store = Gate(), MemoryStore()
-    model = ScriptedModel([Turn(calls=[Call("gate")])])
+    model = ScriptedModel([Turn(calls=[Call("gate")]), "done"])
     agent = Agent("a", tools=[gate.tool])
-    with anyio.fail_after(5):
+    with anyio.fail_after(5), model:
         async with Executor(store=store) as executor, Executor(store=store, agents=[agent]) as other:
             handle = await executor.execute(agent, "go", model=model)
             await gate.entered.wait()
-            with pytest.raises(UsageError, match="is live in another executor; tell it there"):
-                await (await other.get_handle(handle.run_id)).send("hello?")
-            await handle.cancel()
+            await (await other.get_handle(handle.run_id)).send("hello?")
+            async for chunk in handle.stream():
+                if isinstance(chunk, MessageChunk):
+                    gate.open.set()
+            assert (await handle.result()).output == "done"
+    assert read_by(model, 1)[-1] == ("user", "hello?")
 
 
 @pytest.mark.parametrize(

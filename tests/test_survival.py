@@ -24,11 +24,12 @@ from helix import chunks as c
 from helix.fold import fold
 from helix.limits import MAX_CRASHES
 from helix.owner import resumption
-from helix.store import NewRun, Store, Write
+from helix.store import Write
 from helix.stores import open_store
 from helix.stores.memory import MemoryStore
 from helix.testing import Call, FunctionModel, Turn, check_stream
 from tests import services
+from tests.left import leave
 from tests.survivor import (
     AMID,
     BETWEEN,
@@ -469,14 +470,6 @@ async def recorded(tmp_path: Path) -> tuple[Job, list[c.Chunk]]:
         return job, [chunk async for chunk in handle.stream()]
 
 
-async def put(store: Store, run_id: str, chunks: Sequence[c.Chunk]) -> None:
-    """A run of which only these chunks are kept, and whose owner is dead."""
-    lines, status = [chunk_to_json(chunk) for chunk in chunks], fold(chunks).status
-    await store.create(NewRun(run_id, "boss", "s"), lines, owner="dead", lease=0)
-    if status != "running":
-        await store.append(Write(run_id, 1, len(lines), status=status))
-
-
 @pytest.mark.anyio
 async def test_a_run_goes_on_from_every_prefix_that_may_be_kept(tmp_path: Path) -> None:
     job, chunks = await recorded(tmp_path)
@@ -497,7 +490,7 @@ async def go_on_from(job: Job, kept: list[Any]) -> None:
     effects.write_text("".join(f"{item.tool_name} {item.agent_id} {item.tool_call_id}\n" for item in begun))
     store = MemoryStore()
     async with Executor(store=store, agents=[boss(Fate(job))], deps=World(effects, Fate(job))) as executor:
-        await put(store, job.run_id, kept)
+        await leave(store, kept)
         recovered = await executor.recover()
         assert len(recovered) == (fold(kept).status == "running")
         handle = await finish(executor, job.run_id, nobody)
@@ -544,7 +537,7 @@ async def test_a_tool_that_kills_its_owner_again_and_again_ends_its_agent(calls:
             store, last = MemoryStore(), len(kept)
             async with Executor(store=store, agents=[agent]) as executor:
                 if kept:
-                    await put(store, "r", kept)
+                    await leave(store, kept)
                     [handle] = await executor.recover()
                 else:
                     handle = await executor.execute(agent, "go", run_id="r")

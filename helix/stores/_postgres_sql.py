@@ -34,8 +34,19 @@ MIGRATIONS: list[list[LiteralString]] = [
         "CREATE TABLE {s}.posts (run bigint NOT NULL REFERENCES {s}.runs ON DELETE CASCADE, position bigint NOT NULL,"
         " command_id text NOT NULL, data bytea, PRIMARY KEY (run, position), UNIQUE (run, command_id))",
     ],
+    [
+        "ALTER TABLE {s}.runs ADD COLUMN follows text",
+        "UPDATE {s}.runs SET follows = before.run_id FROM (SELECT number, lag(run_id) OVER (PARTITION BY session_id"
+        " ORDER BY number) AS run_id FROM {s}.runs WHERE session_id IS NOT NULL) AS before"
+        " WHERE before.number = runs.number",
+        "CREATE UNIQUE INDEX one_run_follows ON {s}.runs (session_id, coalesce(follows, ''))",
+    ],
 ]
-"""What makes schema n + 1 of schema n. `posts.data` is null once the command is acknowledged."""
+"""What makes schema n + 1 of schema n. `posts.data` is null once the command is acknowledged.
+
+`one_run_follows`: of two that go on with one run at once, the later one may not see the other one even when that has
+ended by then; the index does.
+"""
 
 _LINES = (
     "SELECT number, %(after)s + n, delta, data"
@@ -44,15 +55,22 @@ _LINES = (
 _LEASE = "clock_timestamp() + make_interval(secs => %(lease)s::float8)"
 _OPEN = "status NOT IN ('completed', 'failed', 'cancelled')"
 _FREE = "(owner IS NULL OR lease_until <= clock_timestamp())"
+_NEWEST = "(SELECT run_id FROM {s}.runs WHERE session_id = %(session_id)s ORDER BY number DESC LIMIT 1)"
 
 CREATE: Final = (
     "WITH run AS (INSERT INTO {s}.runs (run_id, session_id, agent_type, metadata, status, last_sequence, epoch, claim,"
-    " owner, lease_until, created_at, updated_at) VALUES (%(run_id)s, %(session_id)s, %(agent_type)s, %(metadata)s,"
-    f" 'running', cardinality(%(data)b::bytea[]), 1, %(claim)s, %(owner)s, {_LEASE}, now(), now()) RETURNING number)"
-    " INSERT INTO {s}.chunks (run, sequence, delta, data) SELECT number, n, delta, data"
-    " FROM run, unnest(%(deltas)b::boolean[], %(data)b::bytea[]) WITH ORDINALITY AS line (delta, data, n)"
+    " owner, lease_until, created_at, updated_at, follows) SELECT %(run_id)s::text, %(session_id)s::text,"
+    " %(agent_type)s, %(metadata)s, 'running', cardinality(%(data)b::bytea[]), 1, %(claim)s, %(owner)s,"
+    f" {_LEASE}, now(), now(), %(follows)s::text WHERE %(session_id)s::text IS NULL"
+    f" OR {_NEWEST} IS NOT DISTINCT FROM %(follows)s::text RETURNING number),"
+    " added AS (INSERT INTO {s}.chunks (run, sequence, delta, data) SELECT number, n, delta, data"
+    " FROM run, unnest(%(deltas)b::boolean[], %(data)b::bytea[]) WITH ORDINALITY AS line (delta, data, n))"
+    " SELECT number FROM run"
 )
-OPEN_RUN: Final = "SELECT run_id FROM {s}.runs WHERE session_id = %(session_id)s AND " + _OPEN
+REFUSED: Final = (
+    f"SELECT EXISTS (SELECT 1 FROM {{s}}.runs WHERE run_id = %(run_id)s), {_NEWEST},"
+    f" NOT EXISTS (SELECT 1 FROM {{s}}.runs WHERE session_id = %(session_id)s AND {_OPEN})"
+)
 IS_MINE: Final = "SELECT epoch, last_sequence FROM {s}.runs WHERE run_id = %(run_id)s AND claim = %(claim)s"
 CLAIM: Final = (
     f"UPDATE {{s}}.runs SET epoch = epoch + 1, owner = %(owner)s, lease_until = {_LEASE}, claim = %(claim)s"

@@ -18,20 +18,22 @@ CREATE = (
     _NOW
     + """
 -- KEYS: run, s, d, runs, open, busy, session, sessions, number. ARGV: run_id, session_id or '', agent_type, metadata,
--- claim, owner, lease ms, then for each chunk '1' for a delta, its line
+-- claim, owner, lease ms, the run it follows or '', then for each chunk '1' for a delta, its line
 local claim = redis.call('HGET', KEYS[1], 'claim')
 if claim then return {claim == ARGV[5] and 'ok' or 'exists', ''} end
 if ARGV[2] ~= '' then
   local other = redis.call('HGET', KEYS[6], ARGV[2])
   if other then return {'busy', other} end
+  local newest = redis.call('ZRANGE', KEYS[7], -1, -1)[1] or ''
+  if newest ~= ARGV[8] then return {'passed', newest} end
 end
 local number = redis.call('INCR', KEYS[9])
 redis.call('HSET', KEYS[1], 'number', number, 'run_id', ARGV[1], 'session_id', ARGV[2], 'agent_type', ARGV[3],
-  'metadata', ARGV[4], 'status', 'running', 'last', (#ARGV - 7) / 2, 'epoch', 1, 'claim', ARGV[5], 'owner', ARGV[6],
+  'metadata', ARGV[4], 'status', 'running', 'last', (#ARGV - 8) / 2, 'epoch', 1, 'claim', ARGV[5], 'owner', ARGV[6],
   'lease_until', int(now + ARGV[7]), 'created_at', int(now), 'updated_at', int(now), 'deadline', '', 'floor', 0,
   'posted', 0)
-for n = 8, #ARGV, 2 do
-  redis.call('XADD', ARGV[n] == '1' and KEYS[3] or KEYS[2], int((n - 6) / 2) .. '-0', 'c', ARGV[n + 1])
+for n = 9, #ARGV, 2 do
+  redis.call('XADD', ARGV[n] == '1' and KEYS[3] or KEYS[2], int((n - 7) / 2) .. '-0', 'c', ARGV[n + 1])
 end
 redis.call('ZADD', KEYS[4], number, ARGV[1])
 redis.call('ZADD', KEYS[5], number, ARGV[1])

@@ -14,8 +14,21 @@ from typing import Any, Self
 
 from anyio.lowlevel import checkpoint
 
-from helix.errors import RunExists, SessionBusy, UnknownRun
-from helix.store import ENDED, Claim, NewRun, Post, RunRecord, SessionRecord, Write, busy, ended, is_delta, refusal
+from helix.errors import RunExists, UnknownRun
+from helix.store import (
+    ENDED,
+    Claim,
+    NewRun,
+    Post,
+    RunRecord,
+    SessionRecord,
+    Write,
+    busy,
+    ended,
+    is_delta,
+    not_free,
+    refusal,
+)
 from helix.stores.watch import Positions, Watch
 
 
@@ -85,9 +98,10 @@ class MemoryStore:
         await checkpoint()
         if run.run_id in self._runs:
             raise RunExists(f"run {run.run_id!r} is in this store already")
-        for other in self._of_session(run.session_id):
-            if not other.ended:
-                raise SessionBusy(f"session {run.session_id!r} has a run that has not ended, {other.new.run_id}")
+        others = self._of_session(run.session_id)
+        newest = others[-1].new.run_id if others else None
+        if problem := not_free(run, newest, ended=not others or others[-1].ended):
+            raise problem
         until = time.monotonic() + lease
         self._runs[run.run_id] = _Run(run, json.dumps(dict(run.metadata)), owner, until, list(chunks))
         return Claim(1, len(chunks))

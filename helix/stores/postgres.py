@@ -17,8 +17,21 @@ from typing import Any, Self
 
 import anyio
 
-from helix.errors import RunExists, SessionBusy, StoreError, UnknownRun, UsageError
-from helix.store import ENDED, Claim, NewRun, Post, RunRecord, SessionRecord, Write, busy, ended, is_delta, refusal
+from helix.errors import RunExists, StoreError, UnknownRun, UsageError
+from helix.store import (
+    ENDED,
+    Claim,
+    NewRun,
+    Post,
+    RunRecord,
+    SessionRecord,
+    Write,
+    busy,
+    ended,
+    is_delta,
+    not_free,
+    refusal,
+)
 from helix.stores import _postgres_sql as q
 from helix.stores._lost import check_asyncio, is_written, persist, persist_to_the_end, whole
 from helix.stores._postgres_pool import PostgresPool, UniqueViolation
@@ -72,6 +85,7 @@ class PostgresStore:
         values = {
             "run_id": run.run_id,
             "session_id": run.session_id,
+            "follows": run.follows,
             "agent_type": run.agent_type,
             "metadata": json.dumps(dict(run.metadata)),
             "claim": secrets.token_hex(8),
@@ -80,11 +94,14 @@ class PostgresStore:
         } | _lines(chunks)
 
         async def create(again: bool) -> Claim:
-            try:
-                await self._execute(q.CREATE, values)
-            except UniqueViolation as error:
-                if not (again and await self._execute(q.IS_MINE, values)):
-                    raise await self._taken(run, error) from None
+            while not await self._created(values):
+                if again and await self._execute(q.IS_MINE, values):
+                    break
+                [[exists, newest, ended]] = await self._execute(q.REFUSED, values)
+                if exists:
+                    raise RunExists(f"run {run.run_id!r} is in this store already")
+                if problem := not_free(run, newest, ended=ended):
+                    raise problem
             return Claim(1, len(chunks))
 
         return await persist_to_the_end(create, self._patience)
@@ -239,12 +256,11 @@ class PostgresStore:
             raise UnknownRun(f"no run {run_id!r} in this store")
         return _record(rows[0])
 
-    async def _taken(self, run: NewRun, error: UniqueViolation) -> Exception:
-        if error.diag.constraint_name != "one_open_run_a_session":
-            return RunExists(f"run {run.run_id!r} is in this store already")
-        found = await self._execute(q.OPEN_RUN, {"session_id": run.session_id})
-        which = f", {found[0][0]}" if found else ""
-        return SessionBusy(f"session {run.session_id!r} has a run that has not ended{which}")
+    async def _created(self, values: dict[str, Any]) -> bool:
+        try:
+            return bool(await self._execute(q.CREATE, values))
+        except UniqueViolation:
+            return False
 
     async def _positions(self, run_ids: Collection[str]) -> Positions:
         rows = await self._ask(q.POSITIONS, run_ids=list(run_ids))

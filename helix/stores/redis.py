@@ -17,8 +17,21 @@ from typing import Any, Self
 
 import anyio
 
-from helix.errors import RunExists, SessionBusy, StoreError, UnknownRun, UsageError
-from helix.store import ENDED, Claim, NewRun, Post, RunRecord, SessionRecord, Write, busy, ended, is_delta, refusal
+from helix.errors import RunExists, StoreError, UnknownRun, UsageError
+from helix.store import (
+    ENDED,
+    Claim,
+    NewRun,
+    Post,
+    RunRecord,
+    SessionRecord,
+    Write,
+    busy,
+    ended,
+    is_delta,
+    not_free,
+    refusal,
+)
 from helix.stores import _redis_lua as lua
 from helix.stores._lost import Listening, check_asyncio, is_written, persist, persist_to_the_end
 from helix.stores._redis_client import RedisClient
@@ -81,15 +94,15 @@ class RedisStore:
         """As `Store.create`."""
         keys = [*_keys(run.run_id, "", ":s", ":d"), "runs", "open", "busy", f"session:{run.session_id}", "sessions"]
         told = [run.run_id, run.session_id or "", run.agent_type, json.dumps(dict(run.metadata)), secrets.token_hex(8)]
-        values = [*told, owner, _ms(lease), *_lines(chunks)]
+        values = [*told, owner, _ms(lease), run.follows or "", *_lines(chunks)]
 
         async def create(again: bool) -> Claim:
             del again  # the script knows its own claim
             outcome, other = await self._script(lua.CREATE, [*keys, "number"], values)
             if outcome == b"exists":
                 raise RunExists(f"run {run.run_id!r} is in this store already")
-            if outcome == b"busy":
-                raise SessionBusy(f"session {run.session_id!r} has a run that has not ended, {other.decode()}")
+            if outcome != b"ok" and (problem := not_free(run, other.decode() or None, ended=outcome == b"passed")):
+                raise problem
             return Claim(1, len(chunks))
 
         return await persist_to_the_end(create, self._patience)

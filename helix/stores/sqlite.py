@@ -13,8 +13,21 @@ from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from helix.errors import DefinitionError, RunExists, SessionBusy, UnknownRun
-from helix.store import ENDED, Claim, NewRun, Post, RunRecord, SessionRecord, Write, busy, ended, is_delta, refusal
+from helix.errors import DefinitionError, RunExists, UnknownRun
+from helix.store import (
+    ENDED,
+    Claim,
+    NewRun,
+    Post,
+    RunRecord,
+    SessionRecord,
+    Write,
+    busy,
+    ended,
+    is_delta,
+    not_free,
+    refusal,
+)
 from helix.stores._sqlite_file import SqliteFile
 from helix.stores.watch import Positions, Watch
 
@@ -79,9 +92,10 @@ class SqliteStore:
         def create(db: sqlite3.Connection) -> Claim:
             if _one(db, "SELECT 1 FROM runs WHERE run_id = ?", run.run_id):
                 raise RunExists(f"run {run.run_id!r} is in this store already")
-            live = "SELECT run_id FROM runs WHERE session_id = ? AND status NOT IN (?, ?, ?)"
-            if found := _one(db, live, run.session_id, *ENDED):
-                raise SessionBusy(f"session {run.session_id!r} has a run that has not ended, {found[0]}")
+            newest = "SELECT run_id, status FROM runs WHERE session_id = ? ORDER BY number DESC LIMIT 1"
+            other, status = _one(db, newest, run.session_id) or (None, ENDED[0])
+            if problem := not_free(run, other, ended=status in ENDED):
+                raise problem
             now, metadata = time.time(), json.dumps(dict(run.metadata))
             made = db.execute(
                 "INSERT INTO runs VALUES (NULL, ?, ?, ?, ?, 'running', ?, 1, ?, ?, ?, ?, NULL, 0, 0)",

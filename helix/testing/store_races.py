@@ -30,9 +30,16 @@ def line(text: str, kind: str = "custom") -> bytes:
     return f'{{"type":"{kind}","agentId":"r","agentType":"a","data":"{text}"}}'.encode()
 
 
-async def begin(store: Store, *, session_id: str | None = None, lease: float = 60.0, chunks: int = 1) -> str:
+async def begin(
+    store: Store,
+    *,
+    session_id: str | None = None,
+    lease: float = 60.0,
+    chunks: int = 1,
+    follows: str | None = None,
+) -> str:
     """A new run with some chunks, owned by `first`."""
-    run = NewRun(new_id(), "root", session_id)
+    run = NewRun(new_id(), "root", session_id, follows=follows)
     await store.create(run, [line(f"{n}") for n in range(1, chunks + 1)], owner="first", lease=lease)
     return run.run_id
 
@@ -116,6 +123,26 @@ class StoreRaces:
             [run] = await one.runs(session_id=session_id)
             assert outcomes.count(run.run_id) == 1
             assert sum(run.run_id in text for text in outcomes) == 10
+
+    async def test_of_many_that_go_on_with_one_run_at_once_one_wins(self, make_store: MakeStore) -> None:
+        """Also when the one that wins has ended before the others come."""
+        async with make_store() as one, make_store() as two:
+            session_id, outcomes = new_id(), list[str]()
+            first = await begin(one, session_id=session_id)
+            await one.append(Write(first, 1, 1, [line("end")], status="completed"))
+
+            async def go_on(store: Store) -> None:
+                with suppress(SessionBusy):
+                    run_id = await begin(store, session_id=session_id, follows=first)
+                    outcomes.append(run_id)
+                    await store.append(Write(run_id, 1, 1, [line("end")], status="completed"))
+
+            with anyio.fail_after(30):
+                async with anyio.create_task_group() as tasks:
+                    for number in range(20):
+                        tasks.start_soon(go_on, (one, two)[number % 2])
+            assert len(outcomes) == 1
+            assert [run.run_id for run in await one.runs(session_id=session_id)] == [*outcomes, first]
 
     async def test_of_many_posts_of_one_command_one_counts(self, make_store: MakeStore) -> None:
         async with make_store() as one, make_store() as two:

@@ -77,8 +77,26 @@ class StoreSuite(StoreRaces):
             await begin(store, session_id=session_id)
         claim = await store.claim(first, owner="second", lease=60)
         await store.append(Write(first, claim.epoch, 2, [line("3")], status="cancelled"))
-        second = await begin(store, session_id=session_id)
+        second = await begin(store, session_id=session_id, follows=first)
         assert [run.run_id for run in await store.runs(session_id=session_id)] == [second, first]
+
+    async def test_a_run_follows_the_newest_of_its_session(self, store: Store) -> None:
+        session_id = new_id()
+        for missing in ("nobody", new_id()):
+            with pytest.raises(SessionBusy, match=missing):
+                await begin(store, session_id=session_id, follows=missing)
+        first = await begin(store, session_id=session_id)
+        await finish(store, first)
+        with pytest.raises(SessionBusy, match=first):
+            await begin(store, session_id=session_id)
+        second = await begin(store, session_id=session_id, follows=first)
+        await finish(store, second, "failed")
+        for earlier in (None, first, new_id()):
+            with pytest.raises(SessionBusy, match=second):
+                await begin(store, session_id=session_id, follows=earlier)
+        await store.delete(second)
+        third = await begin(store, session_id=session_id, follows=first)
+        assert [run.run_id for run in await store.runs(session_id=session_id)] == [third, first]
 
     async def test_a_fresh_lease_keeps_others_out(self, store: Store) -> None:
         run_id = await begin(store)
@@ -257,7 +275,7 @@ class StoreSuite(StoreRaces):
     async def test_runs_are_listed_newest_first(self, store: Store) -> None:
         one, two, three = [await begin(store, session_id=session_id) for session_id in ("s", None, "t")]
         await finish(store, one)
-        four = await begin(store, session_id="s")
+        four = await begin(store, session_id="s", follows=one)
         assert [run.run_id for run in await store.runs()] == [four, three, two, one]
         assert [run.run_id for run in await store.runs(limit=2)] == [four, three]
         assert [run.run_id for run in await store.runs(limit=2, before=three)] == [two, one]
@@ -272,7 +290,7 @@ class StoreSuite(StoreRaces):
         await begin(store, session_id="t")
         await begin(store)
         await finish(store, first)
-        last = await begin(store, session_id="s")
+        last = await begin(store, session_id="s", follows=first)
         s, t = await store.sessions()
         assert (s.session_id, s.runs, s.last_run_id, s.status) == ("s", 2, last, "running")
         assert s.created_at == (await store.get(first)).created_at
@@ -318,7 +336,7 @@ class StoreSuite(StoreRaces):
     async def test_a_deleted_session_is_gone_with_all_its_runs(self, store: Store) -> None:
         first, other = await begin(store, session_id="s"), await begin(store, session_id="t")
         await finish(store, first)
-        second = await begin(store, session_id="s")
+        second = await begin(store, session_id="s", follows=first)
         with pytest.raises(RunBusy):
             await store.delete_session("s")
         assert len(await store.runs(session_id="s")) == 2

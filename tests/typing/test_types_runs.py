@@ -27,6 +27,7 @@ from helix import (
     chunks,
 )
 from helix.chunks import ApprovalRequest, Chunk
+from helix.messages import HistoryPage
 from helix.sync import SyncRunStream
 
 
@@ -136,7 +137,7 @@ async def sessions_are_typed(executor: Executor) -> None:
     assert_type(session, Session[str, Cart])
     assert_type(await session.send("go"), RunResult[str, Cart])
     assert_type(session.result.state, Cart)
-    assert_type(session.history(), list[Message])
+    assert_type(await session.history(), HistoryPage)
     async for chunk in session.stream("go"):
         assert_type(chunk, Chunk)
     Session(stateful)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
