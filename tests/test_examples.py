@@ -34,6 +34,7 @@ EXPECTED: dict[str, list[str]] = {
         "{'name': 'Tea', 'minutes': 4, 'steps': ['boil water', 'wait']}",
         "{'name': 'Tea', 'minutes': 4, 'steps': ['boil water', 'wait', 'pour']}",
         "Tea, 4 minutes: boil water, then wait, then pour",
+        "Toast",
     ],
     "06_filter_and_resume": [
         "left after 10",
