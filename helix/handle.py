@@ -103,6 +103,10 @@ class RunHandle(Generic[OutputT, StateT]):
         """The run as it was after that chunk, folded from the log."""
         return fold(chunk for chunk in self._log.structure if chunk.sequence <= sequence)
 
+    def structure(self, up_to: int) -> list[c.Chunk]:
+        """What a `Resync` stands for: the chunks up to that number, of which deltas may be missing."""
+        return [chunk for chunk in self._log.structure if chunk.sequence <= up_to]
+
     async def respond(
         self, approval_id: str, answer: Approve | Deny | ClientResult, *, by: str | None = None, command_id: str = ""
     ) -> None:

@@ -30,7 +30,7 @@ _POLL_SECONDS = 5.0
 
 _LOST = (
     "run {}: the store could not be written for {:g} s, the run's lease, so it was stopped here. What was shown is "
-    "kept; Executor.recover() or resume() goes on with it"
+    "kept; Executor.recover() or resume() goes on with it. The last attempt: {}"
 )
 
 Take: TypeAlias = Callable[[Command], None]
@@ -65,6 +65,7 @@ class Journal:
         self._wake = anyio.Event()
         self._hurry = anyio.Event()
         self._writing = anyio.Lock()
+        self._refused = ""
         self.lost: HelixError | None = None
         self._on_lost: Callable[[], None] = lambda: None
         log.kept = self
@@ -167,7 +168,7 @@ class Journal:
             with anyio.CancelScope(shield=True):
                 while self._is_owner and not await self._write_once():
                     if anyio.current_time() > self._fresh_until:
-                        self._lose(StoreError(_LOST.format(self._log.run_id, self._lease)))
+                        self._lose(StoreError(_LOST.format(self._log.run_id, self._lease, self._refused)))
                     else:
                         await anyio.sleep(_RETRY_SECONDS)
 
@@ -193,7 +194,8 @@ class Journal:
         except StaleWriter as error:
             self._lose(error)
             return True
-        except StoreError:
+        except StoreError as error:
+            self._refused = str(error)
             return await self._was_written(last, begun)
         self._accept(last, len(acknowledge), begun, gives_up=write.gives_up)
         return True

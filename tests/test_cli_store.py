@@ -134,6 +134,25 @@ def test_a_kept_run_is_listed_shown_and_replayed(folder: Path) -> None:
         assert "echo: ▷ Hello.\n" in replayed.stderr
 
 
+def test_a_trimmed_run_is_shown_replayed_judged_and_goes_on(folder: Path) -> None:
+    run_id = suspended("clerk", folder)
+    assert answer("check", run_id, "--prefix", cwd=folder).endswith("suspended\n")
+    assert answer("trim", run_id[:6], cwd=folder) == "3 deltas dropped\n"
+    assert answer("trim", "--older-than", "0s", cwd=folder) == "0 deltas dropped\n"
+    assert "suspended, trimmed up to " in answer("check", run_id, "--prefix", cwd=folder)
+    assert "delete" in answer("show", run_id, cwd=folder)
+    replayed = helix("replay", run_id, cwd=folder)
+    assert replayed.returncode == 0
+    assert "this run was trimmed" in replayed.stderr
+    assert "clerk: I ask.\n" in replayed.stderr
+    answer("approve", run_id, cwd=folder)
+    resumed = helix("run", "mod:clerk", "--resume", run_id, cwd=folder)
+    assert (resumed.returncode, resumed.stdout) == (0, "I read ['deleted a.txt']\n")
+    assert "clerk: I ask.\n" in resumed.stderr
+    assert "completed, trimmed up to " in answer("check", run_id, cwd=folder)
+    assert "is no age" in helix("trim", "--older-than", "soon", cwd=folder).stderr
+
+
 def test_runs_are_listed_by_session_and_by_status(folder: Path) -> None:
     answer("run", "mod:echo", "Hello.", cwd=folder)
     session = str(newest(folder)["session_id"])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from helix.chunks import Chunk, Control, Resync, StreamEnd, parse_chunk
+from helix.chunks import Chunk, Control, Resync, StepEnd, StreamEnd, TextDelta, parse_chunk
 from helix.errors import HelixError, InvalidChunk, UsageError
 
 
@@ -31,6 +31,15 @@ def read_log(path: str) -> list[Chunk]:
             return [chunk for chunk in _parsed(lines, log_name(path)) if not isinstance(chunk, StreamEnd | Resync)]
     except OSError as error:
         raise UsageError(f"{log_name(path)}: {error.strerror}") from None
+
+
+def with_words(chunks: Iterable[Chunk], floor: int) -> Iterator[Chunk]:
+    """A trimmed log to look at: the words of each step up to its floor are there whole, in one piece."""
+    for chunk in chunks:
+        words = chunk.message.text if isinstance(chunk, StepEnd) and chunk.message else ""
+        if words and chunk.sequence <= floor:
+            yield TextDelta(chunk.agent_id, chunk.agent_type, words, timestamp=chunk.timestamp, sequence=chunk.sequence)
+        yield chunk
 
 
 def _parsed(lines: BinaryIO, name: str) -> Iterator[Chunk | Control]:

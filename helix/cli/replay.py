@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from helix import chunks as c
 from helix.cli.console import Console
-from helix.cli.logs import MalformedLog
+from helix.cli.logs import MalformedLog, with_words
 from helix.cli.stored import add_store, read_kept
 from helix.cli.watch import (
     FRAME,
@@ -81,13 +81,13 @@ def replay(options: argparse.Namespace) -> int:
     out, err = Console(sys.stdout), Console(sys.stderr)
     shown = asked(options)
     kept = read_kept(options)
-    chunks = _readable(kept.name, kept.chunks)
+    chunks = _readable(kept.name, list(with_words(kept.chunks, kept.floor)))
     watcher = shown.watcher(out, err)
     if not watcher.is_view and can_draw(err) and not shown.plain and not has_rich():
         err.line(f"helix: {HINT}")
     if kept.floor:
         err.line(
-            f"helix: this run was trimmed up to chunk {kept.floor}: what was written until then shows when it ended"
+            f"helix: this run was trimmed up to chunk {kept.floor}: until then words are whole, not piece by piece"
         )
     player = _Player(chunks, watcher)
     with on_interrupt(player.stop, watcher):

@@ -13,15 +13,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
 
-from helix.chunks import Chunk
+from helix.chunks import Chunk, Control, Resync, StreamEnd
 from helix.cli.console import Console
+from helix.cli.logs import with_words
 from helix.cli.narrate import Focus, Narrator, Telling, chunk_types
 from helix.errors import HelixError
 from helix.fold import RunTree
@@ -197,9 +198,18 @@ async def _read(handle: RunHandle[Any, Any], take: Callable[[list[Chunk]], bool]
     reader = handle.stream()
     batch = await reader.next_batch()
     while batch:
-        if not take(batch):
+        if not take(list(_told(handle, batch))):
             await handle.cancel()
         batch = await reader.next_batch()
+
+
+def _told(handle: RunHandle[Any, Any], batch: Iterable[Chunk | Control]) -> Iterator[Chunk]:
+    """A batch in which no `resync` stands, but what is kept of what it stands for."""
+    for item in batch:
+        if isinstance(item, Resync):
+            yield from with_words(handle.structure(item.floor), item.floor)
+        elif not isinstance(item, StreamEnd):
+            yield item
 
 
 async def _cancel_on(interrupted: anyio.Event, handle: RunHandle[Any, Any]) -> None:
