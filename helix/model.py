@@ -54,6 +54,7 @@ class ModelSettings:
         timeout: seconds that one model call may take.
         first_byte: seconds until its reply has begun; 600 if not set.
         between_bytes: seconds that it may be silent after that; 600 if not set.
+        stream_fallback: whether a server that cannot stream is asked for its reply in one piece.
         max_retries: how often a failed call is made again, each time as a new attempt of the step.
         retry_delay: seconds before the first retry; doubled for each further one, up to 8, with jitter. A provider's
             `retry-after` goes before it.
@@ -73,6 +74,7 @@ class ModelSettings:
     timeout: float | None = None
     first_byte: float | None = None
     between_bytes: float | None = None
+    stream_fallback: bool | None = None
     max_retries: int | None = None
     retry_delay: float | None = None
 
@@ -256,6 +258,7 @@ class ModelRequest:
         settings: how to ask.
         force_output: the model is to give `output` now, and to call nothing else. The tools stay in the request: they
             stand first in a provider's prompt cache.
+        stream: whether the reply is to come in pieces.
         failures: why each of the agent's attempts failed so far, in all its steps, oldest first: mostly error codes.
     """
 
@@ -270,6 +273,7 @@ class ModelRequest:
     settings: ModelSettings
     force_output: bool = False
     failures: Sequence[str] = ()
+    stream: bool = True
 
 
 class Emit(Protocol):

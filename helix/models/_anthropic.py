@@ -20,8 +20,10 @@ from helix.models._anthropic_messages import PROVIDER
 from helix.models._anthropic_template import DeltaTemplate
 from helix.models._errors import MAX_DETAIL, from_event, scrub
 from helix.models._sse import EventStreamDecoder, ServerSentEvent
+from helix.models._stream import IN_ONE_PIECE, as_objects
 
 _MAX_FOREIGN_BODY = 1 << 20
+_MAX_WHOLE = 1 << 27
 _EVENT, _DATA = b"event: ", b"data: "
 _PAUSES = ("pause_turn", "compaction")
 _DECLINED = "The model declined to answer."
@@ -35,6 +37,7 @@ class AnthropicDecoder:
         stop_reason: as the provider called it, once it did.
         usage: what the provider told so far.
         secrets: texts that no error may repeat.
+        takes_whole: whether a reply in one piece is one, too.
     """
 
     def __init__(self, emit: Emit) -> None:
@@ -43,6 +46,7 @@ class AnthropicDecoder:
         self.stop_reason: str | None = None
         self.usage: Usage | None = None
         self.secrets: Sequence[str] = ()
+        self.takes_whole = False
         self._emit = emit
         self._events = EventStreamDecoder()
         self._usual = DeltaTemplate()
@@ -63,7 +67,7 @@ class AnthropicDecoder:
         if not self._sniffed:
             self._sniff(data)
         if self._foreign is not None:
-            self._foreign += data[: _MAX_FOREIGN_BODY - len(self._foreign)]
+            self._foreign += data[: (_MAX_WHOLE if self.takes_whole else _MAX_FOREIGN_BODY) - len(self._foreign)]
             return
         at = 0
         while at < len(data):
@@ -93,7 +97,7 @@ class AnthropicDecoder:
             ModelError: the reply is not complete.
         """
         if self._foreign is not None:
-            raise self._foreign_error(bytes(self._foreign))
+            self._take_foreign(bytes(self._foreign))
         if not self.done:
             self._end_without_blank_line()
         if not self.done:
@@ -251,22 +255,32 @@ class AnthropicDecoder:
             self._sniffed = True
             self._foreign = bytearray() if head[:1] in (b"{", b"[", b"<") else None
 
-    def _foreign_error(self, body: bytes) -> ModelError:
+    def _take_foreign(self, body: bytes) -> None:
+        """Pushes a reply in one piece, if the body is one and may be. Raises ModelError."""
         text = scrub(body.decode("utf-8", "replace"), self.secrets)[:MAX_DETAIL]
         if b"<" in body[:8]:
             page = "The server answered with a web page instead of a reply: check the base URL."
-            return ModelError("model_rejected", page, detail=text)
+            raise ModelError("model_rejected", page, detail=text)
         try:
             fields = _object(from_json(body))
         except ValueError:
-            return self.dropped(text)
+            raise self.dropped(text) from None
         self._count_usage(fields.get("usage"))
         if fields.get("error"):
-            return from_event(fields, secrets=self.secrets, usage=self.usage)
-        whole = "The server answered in one piece instead of streaming: helix needs a server that can stream."
-        other = "The server answered with JSON that is no message: check the base URL."
-        is_message = fields.get("type") == "message"
-        return ModelError("model_rejected", whole if is_message else other, detail=text, usage=self.usage)
+            raise from_event(fields, secrets=self.secrets, usage=self.usage)
+        if fields.get("type") != "message":
+            other = "The server answered with JSON that is no message: check the base URL."
+            raise ModelError("model_rejected", other, detail=text, usage=self.usage)
+        if not self.takes_whole:
+            raise ModelError("model_rejected", IN_ONE_PIECE, detail=text, usage=self.usage)
+        self._take_whole(fields)
+
+    def _take_whole(self, message: dict[str, Any]) -> None:
+        for index, block in enumerate(as_objects(message.get("content"))):
+            self._begin({"index": index, "content_block": block})
+            self._close({"index": index})
+        self._stop(message)
+        self._complete()
 
 
 def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:

@@ -167,6 +167,11 @@ class ChatDecoder(StreamDecoder):
                 self._take_choice(choice)
         self._learn(event, chunk)
 
+    def _take_whole(self, fields: dict[str, Any]) -> None:
+        for choice in as_objects(fields.get("choices")):
+            if (choice.get("index") or 0) == self._choice:
+                self._take_choice({**choice, "delta": choice.get("message")})
+
     def _learn(self, event: ServerSentEvent, chunk: dict[str, Any]) -> None:
         """Remembers an event that has brought a text and nothing else."""
         choices = as_objects(chunk.get("choices"))

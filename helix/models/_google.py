@@ -221,7 +221,9 @@ class GoogleDecoder(StreamDecoder):
         return super().end()
 
     def _ending(self) -> ModelReply:
-        reason = self.finish_reason or ""
+        if self.finish_reason is None:
+            raise self.dropped(f"the body ended without {self._named[2]}")
+        reason = self.finish_reason
         if reason in _UNUSABLE:
             detail = scrub(f"finishReason {reason}: {self._note}", self.secrets)[:MAX_DETAIL]
             code, retryable = _UNUSABLE[reason]
@@ -233,16 +235,20 @@ class GoogleDecoder(StreamDecoder):
         if event.data == b"[DONE]":  # not the provider's own, but of some that stand in for it
             return
         chunk = self._parse(event)
-        self._usage = self._usage_in(chunk) or self.usage
+        self._take_whole(chunk)
+        self._learn(event, chunk)
+
+    def _take_whole(self, fields: dict[str, Any]) -> None:
+        """Each event is a reply of its own; so is a body in one piece."""
+        self._usage = self._usage_in(fields) or self.usage
         self._repeats.last = b""
-        if error := chunk.get("error"):
+        if error := fields.get("error"):
             raise self._error(error)
-        if reason := as_text(as_object(chunk.get("promptFeedback")).get("blockReason")):
+        if reason := as_text(as_object(fields.get("promptFeedback")).get("blockReason")):
             self.finish_reason = f"{_BLOCKED}{reason}"
-        for candidate in as_objects(chunk.get("candidates")):
+        for candidate in as_objects(fields.get("candidates")):
             if not candidate.get("index"):
                 self._take_candidate(candidate)
-        self._learn(event, chunk)
 
     def _learn(self, event: ServerSentEvent, chunk: dict[str, Any]) -> None:
         """Remembers an event that has brought words and counts, and nothing else."""

@@ -233,6 +233,9 @@ class ResponsesDecoder(StreamDecoder):
             told = {name: value for name, value in chunk.items() if name not in ("type", "sequence_number")}
             raise self._error(chunk.get("error") or told)
 
+    def _take_whole(self, fields: dict[str, Any]) -> None:
+        self._end_response(as_text(fields.get("status")) or "completed", fields)
+
     def _take_delta(self, event: ServerSentEvent, what: str, chunk: dict[str, Any]) -> None:
         text = chunk.get("delta")
         if not isinstance(text, str) or not text:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
@@ -49,9 +49,11 @@ class ReplyDecoder(Decoder, Protocol):
 
     Attributes:
         secrets: texts that no error may repeat.
+        takes_whole: whether a reply in one piece is one, too.
     """
 
     secrets: Sequence[str]
+    takes_whole: bool
 
     @property
     def usage(self) -> Usage | None:
@@ -81,6 +83,7 @@ class ServedModel(ABC, Generic[ClientT]):
         self._model_name = model_name
         self.profile: Final = profile
         self._injected = injected
+        self._cannot_stream = False  # as the server has shown
         self._leases: RunVar[_Lease[ClientT]] = RunVar("helix.models")
         self._encoded_tools: list[tuple[tuple[ToolDefinition, ...], bytes]] = []
 
@@ -140,12 +143,30 @@ class ServedModel(ABC, Generic[ClientT]):
         """
         check_real_requests(self.name)
         decoder = self._decoder(emit)
+        decoder.takes_whole = bool(request.settings.stream_fallback)
         async with self:
             with Patience(request.settings) as patience:
-                return await self._exchange(self._client(), request, decoder, patience)
+                return await self._exchange_somehow(self._client(), request, decoder, patience)
         if decoder.done:
             return decoder.end()  # the time ran out behind the reply
         raise ModelError("model_unavailable", patience.ran_out, retryable=True, usage=decoder.usage)
+
+    async def _exchange_somehow(
+        self, client: ClientT, request: ModelRequest, decoder: ReplyDecoder, patience: Patience
+    ) -> ModelReply:
+        """One exchange; asks for the reply in one piece if the server cannot stream, and that is allowed."""
+        whole = replace(request, stream=False)
+        if not decoder.takes_whole:
+            return await self._exchange(client, request, decoder, patience)
+        if not self._cannot_stream:
+            try:
+                return await self._exchange(client, request, decoder, patience)
+            except ModelError as error:
+                if error.code != "model_rejected" or "stream" not in error.message.lower():
+                    raise
+        reply = await self._exchange(client, whole, decoder, patience)
+        self._cannot_stream = True
+        return reply
 
     async def _exchange(
         self, client: ClientT, request: ModelRequest, decoder: ReplyDecoder, patience: Patience

@@ -20,6 +20,8 @@ from helix.models._sse import EventStreamDecoder, ServerSentEvent
 from helix.models._template import TextTemplate
 
 _MAX_FOREIGN_BODY = 1 << 20
+_MAX_WHOLE = 1 << 27
+IN_ONE_PIECE = "The server answered in one piece instead of streaming. ModelSettings(stream_fallback=True) takes that."
 _MAX_TAIL = 2048
 
 
@@ -29,9 +31,21 @@ class StreamDecoder(ABC):
     Attributes:
         done: the provider has said that the reply is complete; what follows is ignored.
         secrets: texts that no error may repeat.
+        takes_whole: whether a reply in one piece is one, too.
     """
 
-    __slots__ = ("_emit", "_events", "_foreign", "_sniffed", "_tail", "_usage", "_usual", "done", "secrets")
+    __slots__ = (
+        "_emit",
+        "_events",
+        "_foreign",
+        "_sniffed",
+        "_tail",
+        "_usage",
+        "_usual",
+        "done",
+        "secrets",
+        "takes_whole",
+    )
 
     _named: ClassVar[tuple[str, str, str]]
     """What a reply is called, the field that tells a whole one, and the sign that ends a stream."""
@@ -41,6 +55,7 @@ class StreamDecoder(ABC):
         self.done = False
         self._usage: Usage | None = None
         self.secrets: Sequence[str] = ()
+        self.takes_whole = False
         self._emit = emit
         self._events = EventStreamDecoder()
         self._usual = TextTemplate()
@@ -56,6 +71,10 @@ class StreamDecoder(ABC):
     @abstractmethod
     def _take(self, event: ServerSentEvent) -> None:
         """Pushes what an event holds. Raises ModelError."""
+
+    @abstractmethod
+    def _take_whole(self, fields: dict[str, Any]) -> None:
+        """Pushes a reply that came in one piece. Raises ModelError."""
 
     @abstractmethod
     def _usage_in(self, fields: dict[str, Any]) -> Usage | None:
@@ -74,7 +93,7 @@ class StreamDecoder(ABC):
         if not self._sniffed:
             self._sniff(data)
         if self._foreign is not None:
-            self._foreign += data[: _MAX_FOREIGN_BODY - len(self._foreign)]
+            self._foreign += data[: (_MAX_WHOLE if self.takes_whole else _MAX_FOREIGN_BODY) - len(self._foreign)]
             return
         if self._tail:
             data, self._tail = self._tail + data, b""
@@ -107,7 +126,7 @@ class StreamDecoder(ABC):
             ModelError: the reply is not complete.
         """
         if self._foreign is not None:
-            raise self._foreign_error(bytes(self._foreign))
+            return self._end_whole(bytes(self._foreign))
         if not self.done:
             raise self.dropped(f"the body ended without {self._named[2]}")
         return self._ending()
@@ -152,7 +171,17 @@ class StreamDecoder(ABC):
             self._sniffed = True
             self._foreign = bytearray() if head[:1] in (b"{", b"[", b"<") else None
 
-    def _foreign_error(self, body: bytes) -> ModelError:
+    def _end_whole(self, body: bytes) -> ModelReply:
+        """The ending of a body that is no event stream: of a reply in one piece, if it is one and may be."""
+        error = self._foreign_error(body)
+        if error is not None:
+            raise error
+        parsed: Any = from_json(body)
+        for fields in as_objects(parsed) or [as_object(parsed)]:
+            self._take_whole(fields)
+        return self._ending()
+
+    def _foreign_error(self, body: bytes) -> ModelError | None:
         text = scrub(body.decode("utf-8", "replace"), self.secrets)[:MAX_DETAIL]
         if b"<" in body[:8]:
             page = "The server answered with a web page instead of a reply: check the base URL."
@@ -166,9 +195,10 @@ class StreamDecoder(ABC):
         if fields.get("error") or fields.get("object") == "error":
             return self._error(fields.get("error") or fields)
         name, field, _ = self._named
-        whole = "The server answered in one piece instead of streaming: helix needs a server that can stream."
+        if self.takes_whole and field in fields:
+            return None
         other = f"The server answered with JSON that is no {name}: check the base URL."
-        return ModelError("model_rejected", whole if field in fields else other, detail=text, usage=self.usage)
+        return ModelError("model_rejected", IN_ONE_PIECE if field in fields else other, detail=text, usage=self.usage)
 
     def _error(self, error: object) -> ModelError:
         return from_event(error, secrets=self.secrets, usage=self.usage)

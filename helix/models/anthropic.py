@@ -133,7 +133,7 @@ class AnthropicModel(HttpModel):
         tools = b"" if "tools" in extra else self._tools(request, self._encode_tools)
         fields: dict[str, Any] = {
             "model": self._model_name,
-            "stream": True,
+            "stream": request.stream,
             **({"cache_control": CACHE} if self._cache else {}),
             **_settings_fields(settings, self._thinking(settings)),
             **claude_fields(self._model_name, settings),

@@ -85,7 +85,8 @@ class GoogleModel(HttpModel):
 
     def _request(self, request: ModelRequest) -> Post:
         name = self._model_name if "/" in self._model_name else f"models/{self._model_name}"
-        path = f"/v1beta/{quote(name)}:streamGenerateContent?alt=sse"
+        method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
+        path = f"/v1beta/{quote(name)}:{method}"
         return Post(path, {"x-goog-api-key": self._api_key} if self._api_key else {}, self._body(request))
 
     def _decoder(self, emit: Emit) -> GoogleDecoder:

@@ -80,8 +80,7 @@ class OpenAIChatModel(OpenAIModel):
         tools = b"" if "tools" in extra else self._tools(request, self._encode_tools)
         fields: dict[str, Any] = {
             "model": self._model_name,
-            "stream": True,
-            "stream_options": {"include_usage": True},
+            **({"stream": True, "stream_options": {"include_usage": True}} if request.stream else {}),
             **settings_fields(settings, max_tokens=_max_tokens_field(client)),
         }
         if tools and settings.parallel_tool_calls is not None:

@@ -88,7 +88,7 @@ class OpenAIResponsesModel(OpenAIModel):
         tools = b"" if "tools" in extra else self._tools(request, self._encode_tools)
         fields: dict[str, Any] = {
             "model": self._model_name,
-            "stream": True,
+            "stream": request.stream,
             "store": False,
             **({"include": ["reasoning.encrypted_content"]} if self.encrypted_reasoning else {}),
             **({"instructions": request.instructions} if request.instructions else {}),
