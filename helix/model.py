@@ -327,7 +327,8 @@ class Model(Protocol):
     """A model that agents can talk to.
 
     helix calls `respond` for each step. Below it: one provider, or a script. An implementation may also be an async
-    context manager; an executor enters it when first used and leaves it when it closes itself.
+    context manager; an executor enters it when first used and leaves it when it closes itself. It is cut after the
+    settings' `timeout`, unless it has an attribute `keeps_timeout` that is true: then it raises the error itself.
     """
 
     @property

@@ -89,7 +89,7 @@ async def _ask_in_turn(live: LiveAgent, model: Model, request: ModelRequest, rep
 
 
 async def _ask(model: Model, request: ModelRequest, reply: Reply) -> ModelReply:
-    timeout = request.settings.timeout
+    timeout = None if getattr(model, "keeps_timeout", False) else request.settings.timeout
     try:
         with anyio.fail_after(timeout):
             return await model.respond(request, reply)

@@ -78,6 +78,8 @@ class ServedModel(ABC, Generic[ClientT]):
         profile: what the model can do.
     """
 
+    keeps_timeout: Final = True
+
     def __init__(self, model_name: str, injected: ClientT | None, profile: ModelProfile) -> None:
         """Opens no connection."""
         self._model_name = model_name
