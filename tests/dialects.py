@@ -6,14 +6,16 @@ Every error repeats the key and the secret header of the request, as careless se
 from __future__ import annotations
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
+from unittest.mock import patch
 
 from helix.model import Model
 from helix.models.anthropic import AnthropicModel
 from helix.models.google import GoogleModel
-from helix.models.openai_chat import OpenAIChatModel
+from helix.models.openai_chat import AzureOpenAIChatModel, OpenAIChatModel
 from helix.models.openai_responses import OpenAIResponsesModel
 
 KEY = "sk-not-a-real-key-0123456789"
@@ -146,6 +148,17 @@ class Chat(Dialect):
     def limited(self) -> bytes:
         error = {"code": 429, "message": f"Slow down: {ECHO}"}
         return event({"choices": [{"index": 0, "delta": {}, "finish_reason": "error", "error": error}]})
+
+
+class Azure(Chat):
+    """Chat completions through the `openai` client's own request, as a client of the user's goes too."""
+
+    name = "azure_openai_chat"
+
+    def model(self, url: str) -> Model:
+        names = {"AZURE_OPENAI_ENDPOINT": url, "OPENAI_API_VERSION": "2025-03-01-preview", "AZURE_OPENAI_API_KEY": KEY}
+        with patch.dict(os.environ, names):
+            return AzureOpenAIChatModel("gpt-x")
 
 
 _DONE = b"data: [DONE]\n\n"

@@ -24,7 +24,7 @@ from helix import Agent, ModelError, ModelSettings, RunFailed, chunk_to_json, to
 from helix.model import Emit, Model, ModelReply, ModelRequest
 from helix.models import _errors, _served
 from helix.testing import check_stream
-from tests.dialects import DIALECTS, ECHO, KEY, SECRET, Called, Dialect, event
+from tests.dialects import DIALECTS, ECHO, KEY, SECRET, Azure, Called, Dialect, event
 from tests.fault_server import (
     BACKENDS,
     LAST,
@@ -169,7 +169,7 @@ FAULTS: dict[str, Fault] = {
     "slow headers": Fault(slow_head, UNAVAILABLE, settings=watched(first_byte=SHORT)),
     "late headers": Fault(late_head, settings=watched(first_byte=SHORT * 10)),
     "slow bytes": Fault(slow_bytes, settings=watched(between_bytes=SHORT)),
-    "slow bytes, for too long": Fault(slow_bytes, UNAVAILABLE, settings=watched(timeout=SHORT)),
+    "slow bytes, for too long": Fault(slow_bytes, UNAVAILABLE, settings=watched(timeout=SHORT * 1.5)),
     "silence before the head": Fault(lambda wire: [Hold()], UNAVAILABLE, settings=watched(first_byte=SHORT)),
     "silence after the head": Fault(
         lambda wire: [Send(head()), Hold()], UNAVAILABLE, settings=watched(between_bytes=SHORT)
@@ -328,7 +328,7 @@ def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 ROWS = [
     pytest.param(wire, name, id=f"{name}-{wire.name}")
     for name in FAULTS
-    for wire in DIALECTS
+    for wire in (*DIALECTS, Azure())
     if wire.has_indexes or name != "indexes that start at 1"
 ]
 

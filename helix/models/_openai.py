@@ -19,7 +19,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, AsyncStream
 from helix.errors import MissingKey, ModelError
 from helix.model import Emit, ModelProfile, ModelRequest, ModelSettings, ToolDefinition
 from helix.models._errors import from_status, scrub, secrets_in
-from helix.models._served import MALFORMED, NO_URL, ServedModel, send
+from helix.models._served import MALFORMED, NO_URL, ServedModel, send, status_error
 from helix.models._stream import StreamDecoder
 from helix.models._transport import NO_TIMEOUT, http_client, timed_out
 
@@ -99,7 +99,10 @@ class OpenAIModel(ServedModel[Connection]):
     def _open(self) -> Connection:
         http = http_client()
         client = self._new_client(http)
-        return Connection(client, _Line(http, client) if type(client) is AsyncOpenAI else None)
+        if type(client) is AsyncOpenAI:
+            return Connection(client, _Line(http, client))
+        http.event_hooks = {"response": [_raise_for_status]}
+        return Connection(client, None)
 
     async def _close(self, client: Connection) -> None:
         await client.client.close()
@@ -124,13 +127,19 @@ class OpenAIModel(ServedModel[Connection]):
                     "max_retries": 0,
                     "headers": dict(settings.headers or {}),
                     "timeout": client.timeout,
+                    "follow_redirects": False,  # keys stay here
                 },
             )
+        except ModelError:  # from our own hook
+            raise
         except openai.OpenAIError as error:
             # Not chained: the client's error repeats the provider's words, a key that they may hold included.
             raise _from_client_error(error) from None
         except ValueError:  # from aiohttp, about a header
             raise ModelError("model_rejected", MALFORMED) from None
+        except Exception as error:  # whatever the transport raises: its text may hold the key
+            text, detail = "The model cannot be reached.", type(error).__name__
+            raise ModelError("model_unavailable", text, retryable=True, detail=detail) from None
         return cast("httpx2.Response", response)  # the client gives raw responses for this `cast_to`, untyped
 
     def _new_client(self, http: httpx2.AsyncClient) -> AsyncOpenAI:
@@ -213,6 +222,12 @@ class _Line:
             raise ModelError("model_rejected", MALFORMED) from None
         except httpx2.InvalidURL as error:
             raise ModelError("model_rejected", NO_URL, detail=str(error)) from None
+
+
+async def _raise_for_status(response: httpx2.Response) -> None:
+    """Reads what an error says before the client does, which would wait for its words without end."""
+    if not response.is_success:
+        raise await status_error(response)
 
 
 def _from_client_error(error: openai.OpenAIError) -> ModelError:

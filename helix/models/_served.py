@@ -177,7 +177,7 @@ class ServedModel(ABC, Generic[ClientT]):
         decoder.secrets = secrets_in(response.request.headers)
         try:
             if not response.is_success:
-                raise await _status_error(response) from None
+                raise await status_error(response) from None
             await read(response, decoder, patience)
             return decoder.end()
         finally:
@@ -249,7 +249,7 @@ async def send(client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Re
         raise _from_transport_error(error, request) from None
 
 
-async def _status_error(response: httpx2.Response) -> ModelError:
+async def status_error(response: httpx2.Response) -> ModelError:
     """The error for an answer that is one."""
     content = await _words_of(response)
     try:
