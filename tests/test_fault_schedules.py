@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from helix import Agent
 from helix.chunks import StepEnd, StepStart
 from helix.log import RunLog
 from helix.model import Model
@@ -31,17 +32,24 @@ async def play(seed: int) -> int:
 
         outcome = await drive(seed, over=over)
         await server.all_closed()
-    check_limits(outcome.log)
+    check_limits(outcome.log, structured(outcome.root))
     return models[0].faults
 
 
-def check_limits(log: RunLog) -> None:
-    """No model was asked where a limit of its agent, or of one above it, forbade it."""
+def structured(agent: Agent[Any, Any, Any]) -> set[str]:
+    """The names of the agents, this one and those below it, that have an output type."""
+    names = {agent.name} if agent.output_schema.structured else set[str]()
+    return names.union(*(structured(cast(Any, getattr(below, "agent", below))) for below in agent.sub_agents))
+
+
+def check_limits(log: RunLog, structured: set[str]) -> None:
+    """No model was asked where a limit of its agent, or of one above it, forbade it; one step more gives the output."""
     requests, tokens, running, steps = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for chunk in log.chunks:
         node = log.tree.agents[chunk.agent_id]
         if isinstance(chunk, StepStart):
-            assert node.limits.steps is None or steps[node.agent_id] < node.limits.steps
+            allowed = node.limits.steps
+            assert allowed is None or steps[node.agent_id] < allowed + (node.agent_type in structured)
             for above in node.lineage():
                 bounds, name = above.bounds, above.agent_id
                 assert bounds.requests is None or requests[name] < bounds.requests
