@@ -307,8 +307,8 @@ class LogReader(Generic[ItemT]):
 
     async def _turn(self, kept: Kept) -> bool:
         """Reads on in what is kept, or waits for it; True if the run rests and `stream_end` is wanted."""
-        self._page = (await kept.page(self._position))[::-1]
-        if self._page or not await kept.rests(self._position, follow=self._follow):
+        if not await kept.rests(self._position, follow=self._follow):
+            self._page = (await kept.page(self._position))[::-1]
             return False
         self._closed = not self._control
         return self._control

@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,6 +51,18 @@ def postgres() -> Generator[str]:
         yield f"{POSTGRES}?schema={schema}"
     finally:
         sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+@contextmanager
+def store(kind: str, directory: Path, backend: Any) -> Generator[str]:
+    """The URL of a new store: `sqlite`, `postgresql` or `redis`; skips where its driver does not know the backend."""
+    if kind == "sqlite":
+        yield f"sqlite:///{directory}/runs.db"
+        return
+    if "trio" in str(backend):
+        pytest.skip("PostgreSQL and Redis are for asyncio")
+    with postgres() if kind == "postgresql" else redis_server() as url:
+        yield url
 
 
 def sql(statement: Any) -> list[tuple[Any, ...]]:

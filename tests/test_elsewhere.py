@@ -63,12 +63,7 @@ def childs_turn(request: Any) -> Turn | str:
 @pytest.fixture(params=["sqlite", "postgresql", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: Any) -> Iterator[str]:
     ran.clear()
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/runs.db"
-        return
-    if "trio" in str(anyio_backend):
-        pytest.skip("PostgreSQL and Redis are for asyncio")
-    with services.postgres() if request.param == "postgresql" else services.redis_server() as found:
+    with services.store(request.param, tmp_path, anyio_backend) as found:
         yield found
 
 
