@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 
-from helix.errors import RunBusy, StaleWriter, StoreError
+from helix.errors import RunBusy, SessionBusy, StaleWriter, StoreError
 from helix.store import Claim, NewRun, Post, Store, Write
 from helix.stores import open_store
 from helix.stores.postgres import PostgresStore
@@ -258,9 +258,9 @@ async def test_a_newer_schema_is_refused_and_left(url: str) -> None:
     async with open_store(url) as store:
         run_id = await begin(store)
     change(url, 99)
-    with pytest.raises(StoreError, match=r"written by a newer helix \(schema 99, this one knows \d\); upgrade helix"):
+    with pytest.raises(StoreError, match=r"newer helix \(schema 99, this one knows \d\); upgrade helix") as caught:
         await open_store(url).__aenter__()
-    change(url, 1)
+    change(url, int(str(caught.value).partition("this one knows ")[2][0]))
     async with open_store(url) as store:
         assert (await store.get(run_id)).last_sequence == 1
 
@@ -273,6 +273,29 @@ def change(url: str, version: int) -> None:
     else:
         with services.plain_redis() as client:
             client.set(f"{{{name}}}:schema", version)
+
+
+async def test_runs_of_an_older_schema_follow_one_another() -> None:
+    with services.postgres() as url:
+        name = url.rpartition("=")[2]
+        async with open_store(url) as store:
+            runs = [await begin(store)]
+            for follows in (None, 1):
+                runs.append(await begin(store, session_id="s", follows=follows and runs[follows]))
+                await store.append(Write(runs[-1], 1, 1, status="completed"))
+        services.sql(f"ALTER TABLE {name}.runs DROP COLUMN follows")  # and its index, as it was before
+        change(url, 1)
+        async with open_store(url) as store:
+            assert [run.run_id for run in await store.runs(session_id="s")] == [runs[2], runs[1]]
+            with pytest.raises(SessionBusy, match=runs[2]):
+                await begin(store, session_id="s", follows=runs[1])
+            await begin(store, session_id="s", follows=runs[2])
+        assert services.sql(f"SELECT follows FROM {name}.runs ORDER BY number") == [
+            (None,),
+            (None,),
+            (runs[1],),
+            (runs[2],),
+        ]
 
 
 async def test_tables_that_are_gone_are_told() -> None:
