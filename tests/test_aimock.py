@@ -102,7 +102,7 @@ def test_text_is_the_answer_and_its_usage_the_last_line(server: AIMock, run: Run
     server.play(says("hello", "Grüezi 🌍 !\nTwo lines, wörld.", reply_usage=usage, chunkSize=3))
     done = run("plain", "hello")
     assert (done.code, done.answer) == (0, "Grüezi 🌍 !\nTwo lines, wörld.\n")
-    assert done.told[-1] == "[15 tokens]"
+    assert done.told[-1].startswith("[15 tokens, ~$0.0000")
     assert len(done.all("text_delta")) == 10
     assert done.check == (0, "1 agent, completed")
     assert server.requests()[0]["messages"] == [{"role": "user", "content": "hello"}]
@@ -182,7 +182,7 @@ def test_a_fault_that_stays_is_one_clear_line_and_exit_code_1(server: AIMock, ru
     server.play(says("chaos", "Never read.", chaos={"rateLimitRate": 1}))
     done = run("once", "chaos")
     assert (done.code, done.answer) == (1, "")
-    assert done.told[-2:] == ["once: ✗ failed (model_rate_limited): Chaos: rate limit exceeded", "[0 tokens]"]
+    assert done.told[-2:] == ["once: ✗ failed (model_rate_limited): Chaos: rate limit exceeded", "[0 tokens, ~$0.00]"]
     assert done.check == (0, "1 agent, failed")
 
 

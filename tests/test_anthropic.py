@@ -284,9 +284,9 @@ def test_a_refusal_says_why_once() -> None:
 def test_usage_counts_the_whole_input_and_the_last_word_on_each_number_counts() -> None:
     told = {"input_tokens": 3, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 100, "output_tokens": 1}
     begun = event("message_start", message={"usage": told})
-    assert decode(begun, ending(output_tokens=7))[1].usage == Usage(123, 7, 130, 100, requests=1)
+    assert decode(begun, ending(output_tokens=7))[1].usage == Usage(123, 7, 130, 100, requests=1, cache_write_tokens=20)
     later = ending(input_tokens=5, cache_read_input_tokens=0, output_tokens=9)
-    assert decode(begun, later)[1].usage == Usage(25, 9, 34, 0, requests=1)
+    assert decode(begun, later)[1].usage == Usage(25, 9, 34, 0, requests=1, cache_write_tokens=20)
     assert decode(ending())[1].usage == Usage(requests=1)
 
 
