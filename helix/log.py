@@ -7,7 +7,7 @@ from a `LogReader`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast, overload
@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast, overloa
 import anyio
 from anyio.lowlevel import checkpoint
 
+from helix.bell import Bell, new_bell
 from helix.chunks import (
     Chunk,
     Control,
@@ -110,8 +111,7 @@ class RunLog:
         self._before: list[Chunk] = []
         self._now = 0
         self._room: anyio.Event | None = None
-        self._news: anyio.Event | None = None
-        self._event_type: type[anyio.Event] = anyio.Event
+        self._news: Bell | None = None
 
     @property
     def last_sequence(self) -> int:
@@ -182,8 +182,7 @@ class RunLog:
 
     def _tell(self) -> None:
         if self._news is not None:
-            self._news.set()
-            self._news = None
+            self._news.ring()
 
     async def room(self) -> None:
         """Returns when a model call has ended, or `make_room` is called: who waits for a limit decides anew."""
@@ -200,20 +199,19 @@ class RunLog:
     def leave(self) -> None:
         """The owner is done with it, for now or for good; wakes those who wait for that."""
         self.live = False
-        self._event_type = anyio.Event  # the next owner may have another event loop
         self._tell()
+        self._news = None  # the next owner may have another event loop
 
     async def rest(self) -> None:
         """Returns once nobody runs it any more: it has ended, is parked, or was left by a crash."""
         while self.live:
             await self.news()
 
-    async def news(self) -> None:
-        """Returns after the next append; look first whether what you wait for is already there."""
+    def news(self) -> Awaitable[object]:
+        """What ends with the next append; look first whether what you wait for is already there."""
         if self._news is None:
-            self._news = self._event_type()
-            self._event_type = type(self._news)  # the backend's own: asking for it each time costs more than the wait
-        await self._news.wait()
+            self._news = new_bell()
+        return self._news.wait()
 
     @overload
     def read(

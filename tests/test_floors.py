@@ -16,7 +16,7 @@ import helix
 ROOT = Path(helix.__file__).parent
 
 FLOORS: list[set[str]] = [
-    {"chunks", "commands", "messages", "parts", "limits", "errors"},
+    {"bell", "chunks", "commands", "messages", "parts", "limits", "errors"},
     {
         "fold",
         "nodes",
