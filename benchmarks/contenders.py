@@ -14,6 +14,7 @@ from benchmarks import loops
 from helix import Agent, Executor, Limits
 from helix.chunks import TextDelta
 from helix.model import Model
+from helix.models._lines import AiohttpLine, HttpxLine, Line
 from helix.models.openai_chat import OpenAIChatModel
 from helix.testing import Call, FunctionModel, Turn
 
@@ -85,7 +86,7 @@ def helix_agent(transport: str, rounds: int = 0, depth: int = 0, fan: int = 0) -
 
     @asynccontextmanager
     async def contender(base_url: str) -> AsyncGenerator[Run]:
-        with patch("helix.models._openai.http_client", lambda: _http_client(transport)):
+        with patch("helix.models._openai.new_line", LINES[transport]):
             model = OpenAIChatModel("mock", api_key="none", base_url=base_url)
             agent = _tree(model, rounds, depth, fan)
             async with model, Executor() as executor:
@@ -109,11 +110,13 @@ def helix_agent(transport: str, rounds: int = 0, depth: int = 0, fan: int = 0) -
 UNLIMITED = Limits(steps=10_000, depth=100, fan_out=1000)
 
 
-def _http_client(transport: str) -> httpx2.AsyncClient:
-    """What helix makes, on the transport that is measured, and for more connections than a server needs."""
+def _httpx2_line() -> Line:
+    """What helix makes without the extra `fast`, for more connections than a server needs."""
     limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
-    make = {"httpx2": openai.DefaultAsyncHttpxClient, "aiohttp": openai.DefaultAioHttpClient}[transport]
-    return make(limits=limits)
+    return HttpxLine(openai.DefaultAsyncHttpxClient(limits=limits))
+
+
+LINES: dict[str, Callable[[], Line]] = {"httpx2": _httpx2_line, "aiohttp": AiohttpLine}
 
 
 def _tree(model: Model, rounds: int, depth: int, fan: int) -> Agent:

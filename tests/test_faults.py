@@ -22,7 +22,7 @@ import pytest
 import helix
 from helix import Agent, ModelError, ModelSettings, RunFailed, chunk_to_json, tool
 from helix.model import Emit, Model, ModelReply, ModelRequest
-from helix.models import _errors, _served
+from helix.models import _errors, _transport
 from helix.testing import check_stream
 from tests.dialects import DIALECTS, ECHO, KEY, SECRET, Azure, Called, Dialect, event
 from tests.fault_server import (
@@ -322,7 +322,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_served, "_WORDS_SECONDS", SHORT)
+    monkeypatch.setattr(_transport, "_WORDS_SECONDS", SHORT)
 
 
 ROWS = [

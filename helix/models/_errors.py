@@ -5,6 +5,7 @@ Floor 3, below the adapters. Pure: the adapters bring statuses, headers and pars
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ MAX_MESSAGE = 1_000
 MAX_DETAIL = 4_000
 """Characters of a provider's words that are kept: an error is written to the log, and a web page may be large."""
 
+_SECRET = re.compile("key|auth|token|secret|cookie", re.IGNORECASE)
 _RETRYABLE_STATUSES = frozenset({408, 409, 425})
 _NO_QUOTA = ("insufficient_quota", "billing")
 _FILTERED = ("content_filter", "content_policy", "responsibleaipolicy")
@@ -91,8 +93,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def secrets_in(headers: Mapping[str, str]) -> list[str]:
     """The values of a request's headers that nobody may read, longest first."""
-    words = ("key", "auth", "token", "secret", "cookie")
-    values = [value for name, value in headers.items() if any(word in name.lower() for word in words)]
+    values = [value for name, value in headers.items() if _SECRET.search(name)]
     values += [value.partition(" ")[2] for value in values]  # "Bearer <key>": the key alone
     return sorted(
         {value for value in values if len(value) >= 8}, key=len, reverse=True

@@ -1,8 +1,7 @@
 """A model behind one POST: what the adapters share that speak to a provider directly.
 
 Floor 3, above `_served`, below the adapters. No SDK: to these providers the wire is one POST with two headers, and
-an SDK would put its data models on the path and its HTTP stack beside ours. The client is httpx2's, with aiohttp as its
-transport where that is installed.
+an SDK would put its data models on the path and its HTTP stack beside ours.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Final, NamedTuple
 
 import httpx2
 
-from helix.errors import MissingKey, ModelError
+from helix.errors import MissingKey
 from helix.model import ModelProfile, ModelRequest
-from helix.models._served import MALFORMED, NO_URL, ServedModel, send
-from helix.models._transport import NO_TIMEOUT, http_client
+from helix.models._lines import Answer, HttpxLine, Line, new_line
+from helix.models._served import ServedModel
 
 
 class Post(NamedTuple):
@@ -30,46 +29,30 @@ class Post(NamedTuple):
     body: bytes
 
 
-class HttpModel(ServedModel[httpx2.AsyncClient]):
+class HttpModel(ServedModel[Line]):
     """A model that answers one POST with a stream. Redirects are errors: a key goes nowhere but to the base URL."""
 
     def __init__(
         self, model_name: str, base_url: str, client: httpx2.AsyncClient | None, profile: ModelProfile
     ) -> None:
         """Opens no connection."""
-        super().__init__(model_name, client, profile)
+        super().__init__(model_name, None if client is None else HttpxLine(client, injected=True), profile)
         self.base_url: Final = base_url.rstrip("/")
 
     @abstractmethod
     def _request(self, request: ModelRequest) -> Post:
         """What to send."""
 
-    def _open(self) -> httpx2.AsyncClient:
-        return http_client()
+    def _open(self) -> Line:
+        return new_line()
 
-    async def _close(self, client: httpx2.AsyncClient) -> None:
-        await client.aclose()
+    async def _close(self, client: Line) -> None:
+        await client.close()
 
-    async def _send(self, client: httpx2.AsyncClient, request: ModelRequest) -> httpx2.Response:
-        return await send(client, self._built(client, request))
-
-    def _built(self, client: httpx2.AsyncClient, request: ModelRequest) -> httpx2.Request:
-        path, ours, body = self._request(request)
-        headers = httpx2.Headers({"content-type": "application/json"})
-        try:
-            headers.update({name: value for name, value in ours.items() if name not in client.headers})
-            headers.update(request.settings.headers or {})
-            return client.build_request(
-                "POST",
-                self.base_url + path,
-                content=body,
-                headers=headers,
-                timeout=NO_TIMEOUT if self._injected is None else client.timeout,
-            )
-        except ValueError:  # what cannot be encoded
-            raise ModelError("model_rejected", MALFORMED) from None
-        except httpx2.InvalidURL as error:
-            raise ModelError("model_rejected", NO_URL, detail=str(error)) from None
+    async def _send(self, client: Line, request: ModelRequest) -> Answer:
+        path, headers, body = self._request(request)
+        headers = {"content-type": "application/json", **headers}
+        return await client.post(self.base_url + path, headers, body, request.settings.headers)
 
 
 def find_key(model: HttpModel, given: str | None, *variables: str, required: bool) -> str:

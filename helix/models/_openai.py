@@ -18,10 +18,10 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, AsyncStream
 
 from helix.errors import MissingKey, ModelError
 from helix.model import Emit, ModelProfile, ModelRequest, ModelSettings, ToolDefinition
-from helix.models._errors import from_status, scrub, secrets_in
-from helix.models._served import MALFORMED, NO_URL, ServedModel, send, status_error
+from helix.models._errors import from_status, secrets_in
+from helix.models._lines import MALFORMED, Answer, HttpxAnswer, Line, http_client, new_line, unreached
+from helix.models._served import ServedModel, status_error
 from helix.models._stream import StreamDecoder
-from helix.models._transport import NO_TIMEOUT, http_client, timed_out
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 """Where requests go when neither `base_url=` nor `OPENAI_BASE_URL` says."""
@@ -41,7 +41,7 @@ class Connection(NamedTuple):
     """What a model of this kind has open in one event loop."""
 
     client: AsyncOpenAI
-    line: _Line | None
+    straight: _StraightWay | None
     """The straight way, where there is one."""
 
 
@@ -100,22 +100,24 @@ class OpenAIModel(ServedModel[Connection]):
         http = http_client()
         client = self._new_client(http)
         if type(client) is AsyncOpenAI:
-            return Connection(client, _Line(http, client))
+            return Connection(client, _StraightWay(new_line(), client))
         http.event_hooks = {"response": [_raise_for_status]}
         return Connection(client, None)
 
     async def _close(self, client: Connection) -> None:
         await client.client.close()
+        if client.straight is not None:
+            await client.straight.line.close()
 
-    async def _send(self, client: Connection, request: ModelRequest) -> httpx2.Response:
-        api, line = client
+    async def _send(self, client: Connection, request: ModelRequest) -> Answer:
+        api, straight = client
         body = self._body(api, request)
-        if line is None:
+        if straight is None:
             return await self._post(api, body, request.settings)
-        return await send(line.client, line.request(self._path(api), body, request.settings))
+        return await straight.post(self._path(api), body, request.settings)
 
-    async def _post(self, client: AsyncOpenAI, body: bytes, settings: ModelSettings) -> httpx2.Response:
-        """Sends the request; gives the response once its head has arrived and is a success."""
+    async def _post(self, client: AsyncOpenAI, body: bytes, settings: ModelSettings) -> Answer:
+        """Sends the request; gives the answer once its head has arrived and is a success."""
         try:
             response = await client.post(
                 self._path(client),
@@ -140,7 +142,7 @@ class OpenAIModel(ServedModel[Connection]):
         except Exception as error:  # whatever the transport raises: its text may hold the key
             text, detail = "The model cannot be reached.", type(error).__name__
             raise ModelError("model_unavailable", text, retryable=True, detail=detail) from None
-        return cast("httpx2.Response", response)  # the client gives raw responses for this `cast_to`, untyped
+        return HttpxAnswer(cast("httpx2.Response", response))  # what the client gives for this `cast_to`, untyped
 
     def _new_client(self, http: httpx2.AsyncClient) -> AsyncOpenAI:
         return AsyncOpenAI(api_key=self._api_key, base_url=self.base_url, http_client=http)
@@ -188,17 +190,16 @@ class AzureModel(OpenAIModel):
         )
 
 
-class _Line:
-    """The straight way to the server: the client's URL and headers, made once, and its HTTP client.
+class _StraightWay:
+    """The straight way to the server: the client's URL and headers, made once, and a line.
 
     The client prepares each request anew, which takes longer than sending it (0.3 ms). With a key that stays and no
     client of the user's own, nothing in that ever changes.
     """
 
-    def __init__(self, http: httpx2.AsyncClient, client: AsyncOpenAI) -> None:
-        self.client = http
+    def __init__(self, line: Line, client: AsyncOpenAI) -> None:
+        self.line = line
         self._base_url = str(client.base_url).rstrip("/")
-        self._urls: dict[str, httpx2.URL] = {}
         given = {
             name: value
             for name, value in {**client.auth_headers, **client.default_headers}.items()
@@ -206,28 +207,15 @@ class _Line:
         }
         self._headers = given | {"Content-Type": "application/json"}
 
-    def request(self, path: str, body: bytes, settings: ModelSettings) -> httpx2.Request:
-        """The request.
-
-        Raises:
-            ModelError: it cannot be sent.
-        """
-        headers = {**self._headers, **settings.headers} if settings.headers else self._headers
-        try:
-            if path not in self._urls:
-                self._urls[path] = httpx2.URL(self._base_url + path)
-            timeouts = {"timeout": NO_TIMEOUT.as_dict()}
-            return httpx2.Request("POST", self._urls[path], headers=headers, content=body, extensions=timeouts)
-        except ValueError:  # what cannot be encoded
-            raise ModelError("model_rejected", MALFORMED) from None
-        except httpx2.InvalidURL as error:
-            raise ModelError("model_rejected", NO_URL, detail=str(error)) from None
+    async def post(self, path: str, body: bytes, settings: ModelSettings) -> Answer:
+        """Asks. Raises ModelError."""
+        return await self.line.post(self._base_url + path, self._headers, body, settings.headers)
 
 
 async def _raise_for_status(response: httpx2.Response) -> None:
     """Reads what an error says before the client does, which would wait for its words without end."""
     if not response.is_success:
-        raise await status_error(response)
+        raise await status_error(HttpxAnswer(response))
 
 
 def _from_client_error(error: openai.OpenAIError) -> ModelError:
@@ -238,12 +226,4 @@ def _from_client_error(error: openai.OpenAIError) -> ModelError:
         return from_status(error.status_code, error.body, headers, secrets=secrets_in(request.headers), place=place)
     if not isinstance(error, openai.APIConnectionError):
         return ModelError("internal", f"The model's client failed: {type(error).__name__}.")
-    cause = error.__cause__
-    if isinstance(cause, httpx2.LocalProtocolError):  # its text quotes the header, which may be the key
-        return ModelError("model_rejected", MALFORMED)
-    detail = scrub(f"{error.request.url.host}: {cause!r}", secrets_in(error.request.headers))
-    if isinstance(cause, httpx2.UnsupportedProtocol):
-        return ModelError("model_rejected", NO_URL, detail=detail)
-    if isinstance(error, openai.APITimeoutError) and timed_out(cause):
-        return ModelError("model_unavailable", "The model did not answer in time.", retryable=True, detail=detail)
-    return ModelError("model_unavailable", "The model cannot be reached.", retryable=True, detail=detail)
+    return unreached(error.__cause__, str(error.request.url), error.request.headers)

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeAlias, TypeVar
 
 import anyio
-import httpx2
 from anyio.lowlevel import RunVar, RunvarToken
 from pydantic_core import from_json
 
@@ -29,18 +28,15 @@ from helix.model import (
     ToolDefinition,
     check_real_requests,
 )
-from helix.models._errors import from_status, scrub, secrets_in
-from helix.models._transport import Decoder, Patience, read, timed_out
+from helix.models._errors import from_status, secrets_in
+from helix.models._lines import Answer
+from helix.models._transport import Decoder, Patience, read, words
 
 ClientT = TypeVar("ClientT")
 Choice: TypeAlias = Literal["auto", "none", "any", "output"]
 """What a model is to call: what it likes, nothing, something, the tool that takes the output."""
 
-MALFORMED = "The request cannot be sent: a header (perhaps the key) is malformed."
-NO_URL = "The base URL must begin with http:// or https://."
 _CLOSE_SECONDS = 1.0
-_WORDS_SECONDS = 2.0
-_MAX_WORDS = 1 << 20
 _KEPT_TOOL_SETS = 16
 
 
@@ -103,8 +99,8 @@ class ServedModel(ABC, Generic[ClientT]):
         """Closes a client that `_open` has made."""
 
     @abstractmethod
-    async def _send(self, client: ClientT, request: ModelRequest) -> httpx2.Response:
-        """Asks; gives the response once its head has arrived. Raises ModelError."""
+    async def _send(self, client: ClientT, request: ModelRequest) -> Answer:
+        """Asks; gives the answer once its head has arrived. Raises ModelError."""
 
     @abstractmethod
     def _decoder(self, emit: Emit) -> ReplyDecoder:
@@ -173,16 +169,16 @@ class ServedModel(ABC, Generic[ClientT]):
     async def _exchange(
         self, client: ClientT, request: ModelRequest, decoder: ReplyDecoder, patience: Patience
     ) -> ModelReply:
-        response = await self._send(client, request)
-        decoder.secrets = secrets_in(response.request.headers)
+        answer = await self._send(client, request)
+        decoder.secrets = secrets_in(answer.sent)
         try:
-            if not response.is_success:
-                raise await status_error(response) from None
-            await read(response, decoder, patience)
+            if not 200 <= answer.status < 300:
+                raise await status_error(answer) from None
+            await read(answer, decoder, patience)
             return decoder.end()
         finally:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                await response.aclose()
+                await answer.close()
 
     def _client(self) -> ClientT:
         if self._injected is not None:
@@ -240,51 +236,13 @@ class _Lease(Generic[ClientT]):
     token: RunvarToken[Any] | None = None
 
 
-async def send(client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
-    """Sends the request; gives the response once its head has arrived. A redirect is not followed: keys stay here."""
-    try:
-        return await client.send(request, stream=True, follow_redirects=False)
-    except Exception as error:  # whatever the transport raises
-        # Not chained: its text may hold the key.
-        raise _from_transport_error(error, request) from None
-
-
-async def status_error(response: httpx2.Response) -> ModelError:
+async def status_error(answer: Answer) -> ModelError:
     """The error for an answer that is one."""
-    content = await _words_of(response)
+    content = await words(answer)
     try:
         body: object = from_json(content)
     except ValueError:
         body = content.decode("utf-8", "replace")
-    url, headers = response.request.url, response.headers
+    url, secrets = answer.url, secrets_in(answer.sent)
     place = f"{url.scheme}://{url.host}{url.path}"
-    return from_status(response.status_code, body, headers, secrets=secrets_in(response.request.headers), place=place)
-
-
-async def _words_of(response: httpx2.Response) -> bytes:
-    """What an error says, if all of it comes soon and is not too much: the status is known without it."""
-    words, size = list[bytes](), 0
-    with anyio.move_on_after(_WORDS_SECONDS) as scope:
-        try:
-            async for data in response.aiter_bytes():
-                size += len(data)
-                if size > _MAX_WORDS:
-                    scope.cancel()  # which, unlike leaving the loop, ends all of the transport's generators
-                else:
-                    words.append(data)
-            return b"".join(words)
-        except Exception:
-            pass
-    return b""
-
-
-def _from_transport_error(error: Exception, request: httpx2.Request) -> ModelError:
-    """The error for a call that failed before its reply began."""
-    if isinstance(error, (httpx2.LocalProtocolError, ValueError)):  # about a header: its text may quote the key
-        return ModelError("model_rejected", MALFORMED)
-    detail = scrub(f"{request.url.host}: {error!r}", secrets_in(request.headers))
-    if isinstance(error, httpx2.UnsupportedProtocol):
-        return ModelError("model_rejected", NO_URL, detail=detail)
-    if isinstance(error, httpx2.TimeoutException) and timed_out(error):
-        return ModelError("model_unavailable", "The model did not answer in time.", retryable=True, detail=detail)
-    return ModelError("model_unavailable", "The model cannot be reached.", retryable=True, detail=detail)
+    return from_status(answer.status, body, answer.headers, secrets=secrets, place=place)

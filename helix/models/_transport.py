@@ -1,35 +1,25 @@
-"""How adapters reach the network: one HTTP client, and the reads of one reply.  Floor 3: below the adapters.
-
-On asyncio with the extra `fast`, the client's transport is aiohttp, whose parser is C; else httpx2's own.
-"""
+"""The reads of one reply, and how long they may take.  Floor 3: above `_lines`, below the adapters."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import math
-import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Final, Protocol, Self, cast
+from typing import Final, Protocol, Self
 
 import anyio
-import httpx2
-import openai
-import sniffio
 
 from helix.errors import ModelError
 from helix.model import ModelSettings
+from helix.models._lines import Answer
 
 FIRST_BYTE: Final = 600.0
 """Seconds until a reply must have begun, unless the settings say otherwise; as the openai client has it."""
 BETWEEN_BYTES: Final = 600.0
 """Seconds after which a silent reply is given up, unless the settings say otherwise."""
-NO_TIMEOUT: Final = httpx2.Timeout(None, connect=30.0)
-"""What the transport is given: to reach the server takes its own time, and the rest is `Patience`'s."""
-_DRAIN_SECONDS = 0.1
+_WORDS_SECONDS = 2.0
+_MAX_WORDS = 1 << 20
 _ANY_HEADER = 32 + zlib.MAX_WBITS  # gzip's or zlib's
 
 
@@ -49,17 +39,6 @@ class Decoder(Protocol):
     def dropped(self, detail: str) -> ModelError:
         """The error for a reply that broke off."""
         ...
-
-
-def http_client() -> httpx2.AsyncClient:
-    """A new client for the running event loop, with the `openai` client's defaults."""
-    fast = sniffio.current_async_library() == "asyncio" and importlib.util.find_spec("aiohttp") is not None
-    return (openai.DefaultAioHttpClient if fast else openai.DefaultAsyncHttpxClient)(verify=_tls())
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    return httpx2.create_ssl_context()  # 20 ms of reading certificates: once a process, not once a client
 
 
 class Patience:
@@ -102,54 +81,61 @@ class Patience:
             self._scope.deadline = min(self._end, anyio.current_time() + self._between)
 
 
-async def read(response: httpx2.Response, decoder: Decoder, patience: Patience) -> None:
+async def read(answer: Answer, decoder: Decoder, patience: Patience) -> None:
     """Feeds every network read to the decoder, until the reply is complete or the body ends.
 
     Raises:
         ModelError: the decoder's, or the connection broke.
     """
-    encoding = response.headers.get("content-encoding", "identity").lower()
-    inflate = zlib.decompressobj(_ANY_HEADER) if encoding in ("gzip", "x-gzip", "deflate") else None
-    # The stream itself: `aiter_raw` would add one more generator to each read.
-    plain = inflate is not None or encoding == "identity"
-    reads = aiter(cast(httpx2.AsyncByteStream, response.stream)) if plain else response.aiter_bytes()
-    patience.heard()
+    inflate = _inflater(answer)
+    read, feed, heard = answer.read, decoder.feed, patience.heard
+    heard()
     try:
         while not decoder.done:
             try:
-                data = await anext(reads)
+                data = await read()
+                ended = not data
                 if inflate is not None:
                     data = inflate.decompress(data)
-            except StopAsyncIteration:
-                if inflate is not None and not inflate.eof:
-                    raise decoder.dropped("the body ended inside its compression") from None
-                return
             except Exception as error:  # whatever the transport raises: the reply is not complete
                 raise decoder.dropped(repr(error)) from error
-            patience.heard()
-            decoder.feed(data)
+            if ended:
+                if inflate is not None and not inflate.eof:
+                    raise decoder.dropped("the body ended inside its compression")
+                return
+            heard()
+            feed(data)
     finally:
-        await _drain(reads)
+        await answer.drain()
 
 
-async def _drain(reads: AsyncIterator[bytes]) -> None:
-    """Reads what is left, which is nearly always nothing but the body's end, so that the connection can be used again.
-
-    Also the one way out that finishes all of the transport's nested generators: closing the outer one would leave
-    those inside to the garbage collector, which trio rightly warns about.
-    """
-    with anyio.move_on_after(_DRAIN_SECONDS):
+async def words(answer: Answer) -> bytes:
+    """All that an answer says, up to 1 MB of it and as far as it comes soon; nothing if it breaks off."""
+    inflate = _inflater(answer)
+    said, size = list[bytes](), 0
+    with anyio.move_on_after(_WORDS_SECONDS) as scope:
         try:
-            async for _ in reads:
-                pass
-        except Exception:  # only the connection is lost
+            while data := await answer.read():
+                if inflate is not None:
+                    data = inflate.decompress(data)
+                size += len(data)
+                if size > _MAX_WORDS:
+                    scope.cancel()  # which, unlike leaving the loop, ends all of the transport's generators
+                else:
+                    said.append(data)
+            return b"".join(said)
+        except Exception:
             pass
+    return b""
 
 
-def timed_out(error: BaseException | None) -> bool:
-    """Whether a failure to connect was one of time: aiohttp's transport calls any lost connection a timeout."""
-    while error is not None:
-        if type(error).__module__.startswith("aiohttp"):
-            return isinstance(error, TimeoutError)
-        error = error.__cause__
-    return True
+class _Inflater(Protocol):
+    """`zlib.decompressobj()`, whose class has no public name."""
+
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _inflater(answer: Answer) -> _Inflater | None:
+    return None if answer.encoding in ("", "identity") else zlib.decompressobj(_ANY_HEADER)

@@ -35,6 +35,7 @@ from helix.models._anthropic_messages import (
     tool_choice,
 )
 from helix.models._http import HttpModel, Post, find_base_url, find_key
+from helix.models._lines import Line
 from helix.models._reasoning import claude_fields
 from helix.models._served import ReplyDecoder
 from helix.models._transport import Patience
@@ -111,7 +112,7 @@ class AnthropicModel(HttpModel):
         return AnthropicDecoder(emit)
 
     async def _exchange(
-        self, client: httpx2.AsyncClient, request: ModelRequest, decoder: ReplyDecoder, patience: Patience
+        self, client: Line, request: ModelRequest, decoder: ReplyDecoder, patience: Patience
     ) -> ModelReply:
         """One exchange, and one more for each time the provider has paused."""
         reply = await super()._exchange(client, request, decoder, patience)

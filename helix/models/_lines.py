@@ -1,0 +1,290 @@
+"""Lines to a server: one POST, and its answer as it comes.  Floor 3, below `_transport`.
+
+On asyncio with the extra `fast` a line is aiohttp's, whose parser is C; else httpx2's. Nothing stands between a read of
+the network and who asks for it: that is what a server with hundreds of paced streams pays for.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+import anyio
+import httpx2
+import openai
+import sniffio
+
+from helix.errors import ModelError
+from helix.models._errors import scrub, secrets_in
+
+if TYPE_CHECKING:
+    import aiohttp
+
+MALFORMED = "The request cannot be sent: a header (perhaps the key) is malformed."
+NO_URL = "The base URL must begin with http:// or https://."
+CONNECT_SECONDS: Final = 30.0
+"""To reach the server takes its own time; the rest is `Patience`'s."""
+_NO_TIMEOUT = httpx2.Timeout(None, connect=CONNECT_SECONDS)
+_DRAIN_SECONDS = 0.1
+_MANY_BYTES = 1 << 20  # aiohttp wants more than this as a file, which it writes in pieces
+_INFLATED = ("gzip", "x-gzip", "deflate")  # by `_transport`
+_BAD_URLS = ("UnsupportedProtocol", "InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError")
+"""The errors of httpx2 and aiohttp, which need not be there."""
+_ASKED = {"accept-encoding": "gzip, deflate"}
+
+
+class Answer(Protocol):
+    """What a server answers; its head is there."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By names in any case."""
+        ...
+
+    @property
+    def encoding(self) -> str:
+        """How what `read` gives is compressed, in lower case; empty or `identity` if it is not."""
+        ...
+
+    @property
+    def url(self) -> httpx2.URL:
+        """What was asked."""
+        ...
+
+    @property
+    def sent(self) -> Mapping[str, str]:
+        """The headers of the request."""
+        ...
+
+    async def read(self) -> bytes:
+        """The next bytes as they come; empty at the end. Raises what the transport raises."""
+        ...
+
+    async def drain(self) -> None:
+        """Reads what is left, which is nearly always nothing but the body's end: the connection can be used again."""
+        ...
+
+    async def close(self) -> None:
+        """Gives the connection back, or closes it if something is left."""
+        ...
+
+
+class Line(Protocol):
+    """A client's connections to its servers, in one event loop."""
+
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, over: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Asks; gives the answer once its head is there. A redirect is not followed: keys stay here.
+
+        Args:
+            url: what to ask.
+            headers: the adapter's; those that an injected client has itself stay as they are.
+            body: JSON.
+            over: headers that go over all others.
+
+        Raises:
+            ModelError: no answer came.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        ...
+
+
+def new_line() -> Line:
+    """A line for the running event loop."""
+    return AiohttpLine() if _fast() else HttpxLine(http_client())
+
+
+def http_client() -> httpx2.AsyncClient:
+    """A new client for the running event loop, with the `openai` client's defaults."""
+    return (openai.DefaultAioHttpClient if _fast() else openai.DefaultAsyncHttpxClient)(verify=_tls())
+
+
+def _fast() -> bool:
+    return sniffio.current_async_library() == "asyncio" and importlib.util.find_spec("aiohttp") is not None
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return httpx2.create_ssl_context()  # 20 ms of reading certificates: once a process, not once a client
+
+
+class HttpxLine:
+    """A line over an httpx2 client: one of ours, or with `injected` a user's, whose settings hold."""
+
+    def __init__(self, client: httpx2.AsyncClient, *, injected: bool = False) -> None:
+        self._client = client
+        self._injected = injected
+
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, over: Mapping[str, str] | None = None
+    ) -> Answer:
+        """See `Line.post`."""
+        client, timeout = self._client, _NO_TIMEOUT
+        if self._injected:
+            timeout = client.timeout
+            headers = {name: value for name, value in headers.items() if name not in client.headers}
+        else:
+            headers = {**_ASKED, **headers}
+        try:
+            all_headers = httpx2.Headers(headers)
+            all_headers.update(over or {})
+            request = client.build_request("POST", url, content=body, headers=all_headers, timeout=timeout)
+        except (ValueError, httpx2.InvalidURL) as error:
+            raise unreached(error, url, {}) from None
+        try:
+            return HttpxAnswer(await self._client.send(request, stream=True, follow_redirects=False))
+        except Exception as error:  # whatever the transport raises; not chained: its text may hold the key
+            raise unreached(error, url, request.headers) from None
+
+    async def close(self) -> None:
+        """See `Line.close`."""
+        await self._client.aclose()
+
+
+class HttpxAnswer:
+    """An answer of an httpx2 client."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self.response = response
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self.encoding = response.headers.get("content-encoding", "").lower()
+        self._reads: AsyncIterator[bytes]
+        if self.encoding in ("", "identity", *_INFLATED):
+            # The stream itself: `aiter_raw` would add one more generator to each read.
+            self._reads = aiter(cast(httpx2.AsyncByteStream, response.stream))
+        else:
+            self.encoding, self._reads = "", response.aiter_bytes()
+
+    @property
+    def url(self) -> httpx2.URL:
+        """See `Answer.url`."""
+        return self.response.request.url
+
+    @property
+    def sent(self) -> Mapping[str, str]:
+        """See `Answer.sent`."""
+        return self.response.request.headers
+
+    async def read(self) -> bytes:
+        """See `Answer.read`."""
+        async for data in self._reads:
+            if data:
+                return data
+        return b""
+
+    async def drain(self) -> None:
+        """See `Answer.drain`.
+
+        Also the one way out that finishes all of the transport's nested generators: closing the outer one would leave
+        those inside to the garbage collector, which trio rightly warns about.
+        """
+        with anyio.move_on_after(_DRAIN_SECONDS):
+            try:
+                async for _ in self._reads:
+                    pass
+            except Exception:  # only the connection is lost
+                pass
+
+    async def close(self) -> None:
+        """See `Answer.close`."""
+        await self.response.aclose()
+
+
+class AiohttpLine:
+    """A line over aiohttp, as many connections as there are calls. Proxies are those of the environment."""
+
+    def __init__(self) -> None:
+        import aiohttp
+
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=5, ssl=_tls()),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=True,
+        )
+
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, over: Mapping[str, str] | None = None
+    ) -> Answer:
+        """See `Line.post`."""
+        sent = {**_ASKED, **headers, **(over or {})}
+        if not all(name.isascii() and value.isascii() for name, value in sent.items()):
+            raise ModelError("model_rejected", MALFORMED)
+        data = body if len(body) < _MANY_BYTES else io.BytesIO(body)
+        try:
+            return AiohttpAnswer(await self._session.post(url, data=data, headers=sent, allow_redirects=False), sent)
+        except Exception as error:  # whatever it raises; not chained: its text may hold the key
+            raise unreached(error, url, sent) from None
+
+    async def close(self) -> None:
+        """See `Line.close`."""
+        await self._session.close()
+
+
+class AiohttpAnswer:
+    """An answer of aiohttp."""
+
+    def __init__(self, response: aiohttp.ClientResponse, sent: Mapping[str, str]) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self.encoding = response.headers.get("content-encoding", "").lower()
+        self.sent = sent
+        self.read = response.content.readany
+
+    @property
+    def url(self) -> httpx2.URL:
+        """See `Answer.url`."""
+        return httpx2.URL(str(self._response.url))
+
+    async def drain(self) -> None:
+        """See `Answer.drain`."""
+        if self._response.content.at_eof():
+            return
+        with anyio.move_on_after(_DRAIN_SECONDS):
+            try:
+                while await self.read():
+                    pass
+            except Exception:  # only the connection is lost
+                pass
+
+    async def close(self) -> None:
+        """See `Answer.close`."""
+        self._response.release()
+
+
+def unreached(error: BaseException | None, url: str, sent: Mapping[str, str]) -> ModelError:
+    """The error for a call that failed before its answer began."""
+    if type(error).__name__ in _BAD_URLS:
+        return ModelError("model_rejected", NO_URL, detail=scrub(str(error), secrets_in(sent)))
+    if isinstance(error, (httpx2.LocalProtocolError, ValueError)):  # about a header: its text may quote the key
+        return ModelError("model_rejected", MALFORMED)
+    host = httpx2.URL(url).host
+    detail = scrub(f"{host}: {error!r}", secrets_in(sent))
+    if isinstance(error, (httpx2.TimeoutException, TimeoutError)) and _timed_out(error):
+        return ModelError("model_unavailable", "The model did not answer in time.", retryable=True, detail=detail)
+    return ModelError("model_unavailable", "The model cannot be reached.", retryable=True, detail=detail)
+
+
+def _timed_out(error: BaseException | None) -> bool:
+    """Whether a failure to connect was one of time: aiohttp's transport calls any lost connection a timeout."""
+    while error is not None:
+        if type(error).__module__.startswith("aiohttp"):
+            return isinstance(error, TimeoutError)
+        error = error.__cause__
+    return True
