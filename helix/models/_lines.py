@@ -12,6 +12,7 @@ import io
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, cast
+from urllib.request import getproxies
 
 import anyio
 import httpx2
@@ -215,7 +216,7 @@ class AiohttpLine:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            trust_env=True,
+            trust_env=bool(getproxies()),  # looking for proxies takes two hops to a thread a request
         )
 
     async def post(
