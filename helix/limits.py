@@ -126,16 +126,14 @@ class Limits:
 
     def over(self, base: Limits) -> Limits:
         """These limits, and those of `base` where this has none."""
-        chosen: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            chosen[field.name] = getattr(base, field.name) if value is None else value
-        return Limits(**chosen)
+        return Limits(**(base.given() | self.given()))
 
     def given(self) -> dict[str, Any]:
         """Those that are set, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return {name: value for name in _LIMITS if (value := getattr(self, name)) is not None}
 
+
+_LIMITS = tuple(field.name for field in fields(Limits))
 
 DEFAULT_LIMITS = Limits(steps=50, depth=8, fan_out=32)
 """What holds for a root where nothing else is said."""

@@ -71,6 +71,7 @@ class Prices:
             DefinitionError: it is something else.
         """
         self._own = dict(own or {})
+        self._unlisted: set[tuple[str, str]] = set()
         for name, price in self._own.items():
             if not isinstance(price, Price | str):
                 raise DefinitionError(f"prices[{name!r}] is to be a Price or the name of a model, not {price!r}")
@@ -84,9 +85,15 @@ class Prices:
         if isinstance(price, Price):
             return price.of(usage)
         listed = _listed_name(price)
-        if listed is None or self._library is None:
+        if listed is None or listed in self._unlisted or self._library is None:
             return None
-        return _listed_cost(self._library, *listed, usage)
+        try:
+            return _listed_cost(self._library, *listed, usage)
+        except LookupError:
+            self._unlisted.add(listed)  # the library would look through its whole list each time
+        except ValueError:  # parts that are more than the whole
+            pass
+        return None
 
     def priced(self, model: str, usage: Usage) -> Usage:
         """The usage with its cost, as far as that is known; what the provider told itself stays."""
@@ -158,7 +165,7 @@ def _listed_name(model: Any) -> tuple[str, str] | None:
     return (_PROVIDERS[provider], name) if provider in _PROVIDERS and name else None
 
 
-def _listed_cost(library: ModuleType, provider: str, model: str, usage: Usage) -> float | None:
+def _listed_cost(library: ModuleType, provider: str, model: str, usage: Usage) -> float:
     counts = {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -169,10 +176,7 @@ def _listed_cost(library: ModuleType, provider: str, model: str, usage: Usage) -
         "cache_audio_read_tokens": max(0, usage.cached_tokens + usage.input_audio_tokens - usage.input_tokens),
         "cache_audio_write_tokens": 0,  # providers do not tell how much of the audio was cached: the least, then
     }
-    try:
-        found = library.calc_price(library.Usage(**counts), model, provider_id=provider)
-    except (LookupError, ValueError):  # not listed; parts that are more than the whole
-        return None
+    found = library.calc_price(library.Usage(**counts), model, provider_id=provider)
     return dollars(float(found.total_price))
 
 

@@ -72,7 +72,9 @@ async def call_model(live: LiveAgent, ask: Ask, instructions: str) -> float:
 
 
 def _choose(model: Model, failures: Sequence[str], attempt: int) -> Choice:
-    return model.choose(failures, attempt) if isinstance(model, ChoosingModel) else Choice(model, attempt - 1)
+    if hasattr(model, "choose"):  # isinstance would look at each member of the protocol
+        return cast(ChoosingModel, model).choose(failures, attempt)
+    return Choice(model, attempt - 1)
 
 
 async def _ask_in_turn(live: LiveAgent, model: Model, request: ModelRequest, reply: Reply) -> ModelReply:
@@ -91,6 +93,8 @@ async def _ask_in_turn(live: LiveAgent, model: Model, request: ModelRequest, rep
 async def _ask(model: Model, request: ModelRequest, reply: Reply) -> ModelReply:
     timeout = None if getattr(model, "keeps_timeout", False) else request.settings.timeout
     try:
+        if timeout is None:
+            return await model.respond(request, reply)
         with anyio.fail_after(timeout):
             return await model.respond(request, reply)
     except ModelError:

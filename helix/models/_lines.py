@@ -30,6 +30,7 @@ NO_URL = "The base URL must begin with http:// or https://."
 CONNECT_SECONDS: Final = 30.0
 """To reach the server takes its own time; the rest is `Patience`'s."""
 _NO_TIMEOUT = httpx2.Timeout(None, connect=CONNECT_SECONDS)
+_CLOSE_SECONDS = 1.0
 _DRAIN_SECONDS = 0.1
 _MANY_BYTES = 1 << 20  # aiohttp wants more than this as a file, which it writes in pieces
 _INFLATED = ("gzip", "x-gzip", "deflate")  # by `_transport`
@@ -75,7 +76,7 @@ class Answer(Protocol):
         ...
 
     async def close(self) -> None:
-        """Gives the connection back, or closes it if something is left."""
+        """Gives the connection back, or closes it if something is left; soon, and also when cancelled."""
         ...
 
 
@@ -202,7 +203,8 @@ class HttpxAnswer:
 
     async def close(self) -> None:
         """See `Answer.close`."""
-        await self.response.aclose()
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await self.response.aclose()
 
 
 class AiohttpLine:

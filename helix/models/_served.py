@@ -177,8 +177,7 @@ class ServedModel(ABC, Generic[ClientT]):
             await read(answer, decoder, patience)
             return decoder.end()
         finally:
-            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                await answer.close()
+            await answer.close()
 
     def _client(self) -> ClientT:
         if self._injected is not None:
