@@ -1,6 +1,6 @@
-"""The executor: where runs live. It opens what they need, starts them and resumes them.
+"""The executor: where runs live. It starts them, resumes them, and finds them again.
 
-Floor 5: above `handle`, `loop` and `log`; `helix.run` and its siblings (in `helix.api`) are short forms of this.
+Floor 5: above `handle`, `resources` and `root`; `helix.run` and its siblings (in `helix.api`) are short forms of this.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import inspect
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, get_args
 
@@ -21,46 +20,29 @@ from typing_extensions import TypeVar
 
 from helix import chunks as c
 from helix.agent import Agent
-from helix.endings import end_agent
-from helix.errors import (
-    DefinitionError,
-    RunBusy,
-    UnknownAgent,
-    UsageError,
-    did_you_mean,
-)
+from helix.errors import DefinitionError, RunBusy, UnknownAgent, UsageError, did_you_mean
 from helix.fold import RunTree
 from helix.forking import forked
 from helix.handle import RunHandle
 from helix.inputs import messages_of
-from helix.limits import MAX_CRASHES, Limits
+from helix.limits import Limits
 from helix.live import LiveAgent, OnApproval, Run, WaitMode
 from helix.log import RunLog
-from helix.loop import run_agent
 from helix.messages import HistoryPage
 from helix.model import Model
-from helix.models import resolve_model
-from helix.owner import end_cancelled_branches, pause, resumption, take
 from helix.prices import Price, Prices
 from helix.providers import Gates, ProviderLimits
-from helix.shelf import MemoryShelf, Shelf, StoreShelf, journal_of
+from helix.resources import Resources
+from helix.root import give_up, read_mail, resumes, run_root, steering
+from helix.shelf import MemoryShelf, Shelf, StoreShelf
 from helix.store import SessionRecord, Store
 from helix.stores import open_store
-from helix.tools import Tool, Toolset
 from helix.turns import OnBusy, Turns, check_on_busy
 
 OutputT = TypeVar("OutputT", default=Any)
 StateT = TypeVar("StateT", default=Any)
 
 _UNSET: Any = object()
-
-
-@dataclass(slots=True, frozen=True)
-class _Opened:
-    """What this executor has opened: models by name or identity, toolsets by identity."""
-
-    models: dict[Any, Model]
-    toolsets: dict[int, Sequence[Tool[..., Any]]]
 
 
 class Executor:
@@ -97,12 +79,10 @@ class Executor:
                 raise DefinitionError(f"two agents of this executor are called {agent.name!r}")
         self._deps = deps
         self._gates = Gates(provider_limits)
-        self._prices = Prices(prices)
         self._handles: dict[str, RunHandle[Any, Any]] = {}
-        self._opened = _Opened({}, {})
         self._tasks: TaskGroup | None = None
         self._stack = AsyncExitStack()
-        self._opening = anyio.Lock()
+        self._resources = Resources(self._stack, Prices(prices))
 
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
@@ -123,7 +103,7 @@ class Executor:
             # Not given the error: it goes on as it is, not wrapped into a group. The tasks raise nothing themselves.
             await tasks.__aexit__(None, None, None)
         finally:
-            self._opened = _Opened({}, {})
+            self._resources.forget()
             with anyio.CancelScope(shield=True):
                 await self._stack.__aexit__(kind, error, traceback)
 
@@ -175,10 +155,9 @@ class Executor:
             StoreError: the store cannot be written.
         """
         tasks = self._check_entered()
-        override = None if model is None else self._check_model(model)
-        await self._open_tree(agent, override, limits)
+        override = None if model is None else self._resources.model(model)
+        root_model = await self._resources.open(agent, override, limits)
         self._agents.setdefault(agent.name, agent)
-        root_model = override or self._check_model(_model_of(agent))
         check_on_busy(on_busy)
         session_id = secrets.token_hex(8) if session_id is None else session_id
         start = c.RunStart(
@@ -234,19 +213,18 @@ class Executor:
         _check_resumable(log)
         agent = handle.agent
         before = handle.run
-        override = (before and before.model) if model is None else self._check_model(model)
-        await self._open_tree(agent, override, log.tree.root.bounds)
-        root_model = override or self._check_model(_model_of(agent))
+        override = (before and before.model) if model is None else self._resources.model(model)
+        root_model = await self._resources.open(agent, override, log.tree.root.bounds)
         _check_resumable(log)  # somebody may have been faster
         await self._shelf.claim(log)
         try:
-            await _read_mail(log)
-            if not _resumes(log, input):
-                await _give_up(log)
+            await read_mail(log)
+            if not resumes(log, input):
+                await give_up(log)
                 return handle
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await _give_up(log)
+                await give_up(log)
             raise
         if deps is _UNSET:
             deps = self._deps if before is None else before.deps
@@ -283,14 +261,13 @@ class Executor:
         chunks = await self._shelf.whole(run_id)
         new_id, session_id = secrets.token_hex(16), secrets.token_hex(8)
         log = RunLog(new_id, forked(chunks, run_id, new_id, step, session_id))
-        override = None if model is None else self._check_model(model)
+        override = None if model is None else self._resources.model(model)
         root = log.tree.root
-        await self._open_tree(agent, override, root.bounds)
+        root_model = await self._resources.open(agent, override, root.bounds)
         log.append(c.RunResume(new_id, root.agent_type, log.tree.epoch + 1, "fork", run_id))
-        log.append(*_steering(log.tree, input))
+        log.append(*steering(log.tree, input))
         await self._shelf.keep(log)
         handle = self._handles[new_id] = RunHandle(agent, log)
-        root_model = override or self._check_model(_model_of(agent))
         return self._start(
             tasks, handle, log, root_model, override, self._deps if deps is _UNSET else deps, on_approval
         )
@@ -325,10 +302,10 @@ class Executor:
     async def _take_mail(self, log: RunLog) -> None:
         await self._shelf.claim(log)
         try:
-            await _read_mail(log)
+            await read_mail(log)
         finally:
             with anyio.CancelScope(shield=True):
-                await _give_up(log)
+                await give_up(log)
 
     async def get_handle(self, run_id: str) -> RunHandle[Any, Any]:
         """The handle of a run in the store: of a live one the very handle, of another one a handle to read it.
@@ -415,17 +392,17 @@ class Executor:
             log,
             deps,
             override,
-            self._check_model,
-            self._toolset,
+            self._resources.model,
+            self._resources.toolset,
             on_approval=on_approval,
             gates=self._gates,
-            prices=self._prices,
+            prices=self._resources.prices,
         )
         run.wait = log.tree.options.get("wait", "hold")
         log.live = True
         handle.attach(run)
         live = LiveAgent(run, log.run_id, handle.agent, model)
-        tasks.start_soon(_run_root if log.kept is None else _own, live)
+        tasks.start_soon(run_root, live)
         return handle
 
     def _handle(self, log: RunLog) -> RunHandle[Any, Any]:
@@ -446,122 +423,9 @@ class Executor:
             raise UnknownAgent(f"this executor knows no agent {name!r}.{near} Give it as Executor(agents=[…])")
         return agent
 
-    # --- opening what runs need
-
-    async def _open_tree(self, agent: Agent[Any, Any, Any], override: Model | None, limits: Limits | None) -> None:
-        """Resolves and enters every model and toolset of the tree, before anything runs."""
-        self._check_prices(agent, override, limits)
-        async with self._opening:
-            await self._open_all(agent, override)
-
-    def _check_prices(self, agent: Agent[Any, Any, Any], override: Model | None, limits: Limits | None) -> None:
-        def model_of(child: Agent[Any, Any, Any], above: Model) -> Model:
-            return above if override or child.model is None else self._check_model(child.model)
-
-        self._prices.check(agent, limits, override or self._check_model(_model_of(agent)), model_of)
-
-    async def _open_all(self, agent: Agent[Any, Any, Any], override: Model | None) -> None:
-        agents = [agent, *agent.descendants()]
-        models = [override] if override else [self._check_model(_model_of(agent))]
-        if override is None:
-            models += [self._check_model(item.model) for item in agents if item.model is not None]
-        for model in models:
-            await self._enter_model(model)
-        for item in agents:
-            for toolset in item.toolsets:
-                if id(toolset) not in self._opened.toolsets:
-                    await self._stack.enter_async_context(toolset)
-                    self._opened.toolsets[id(toolset)] = tuple(toolset.tools())
-            item.toolbox([tool for toolset in item.toolsets for tool in self._toolset(toolset)])
-
-    async def _enter_model(self, model: Model) -> None:
-        key = ("entered", id(model))
-        if key not in self._opened.models:
-            if hasattr(model, "__aenter__"):
-                await self._stack.enter_async_context(model)  # pyright: ignore - the seam allows it, not demands it
-            self._opened.models[key] = model
-
-    def _check_model(self, model: str | Model) -> Model:
-        if not isinstance(model, str):
-            return model
-        if model not in self._opened.models:
-            self._opened.models[model] = resolve_model(model)
-        return self._opened.models[model]
-
-    def _toolset(self, toolset: Toolset) -> Sequence[Tool[..., Any]]:
-        tools = self._opened.toolsets.get(id(toolset))
-        if tools is None:
-            raise UsageError(
-                f"the toolset {toolset!r} was not open when the run began; agents started with ctx.run_agent may only "
-                "use toolsets of the run's own tree"
-            )
-        return tools
-
 
 EXECUTE_OPTIONS = inspect.signature(Executor.execute).parameters.keys() - {"self", "agent", "input"}
 """What the short forms hand on."""
-
-
-async def _own(live: LiveAgent) -> None:
-    """Runs the root with its log kept as it goes; stops without a trace if another owner has taken the run."""
-    log, run = live.run.log, live.run
-    journal, scope = journal_of(log), anyio.CancelScope()
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(journal.keep, scope.cancel)
-            tasks.start_soon(journal.listen, partial(take, log, run))
-            with scope:
-                await _run_root(live)
-            tasks.cancel_scope.cancel()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _give_up(log)
-            if journal.lost is not None:
-                await journal.load_if_possible()
-
-
-async def _give_up(log: RunLog) -> None:
-    """Nobody here writes the run any more; what was appended is kept."""
-    if log.kept is not None:
-        await journal_of(log).finish()
-
-
-async def _read_mail(log: RunLog) -> None:
-    """What was said to a parked run, and nobody has read."""
-    if log.kept is not None and log.tree.at_rest:
-        await journal_of(log).take_posts(partial(take, log, None))
-
-
-def _resumes(log: RunLog, input: Any) -> bool:
-    """Writes what a new owner writes first; False if the run has ended by that."""
-    if log.tree.ended:
-        return False
-    log.append(*resumption(log.tree), *_steering(log.tree, input))
-    if log.tree.crashes < MAX_CRASHES:
-        return True
-    text = f"its owner was lost {MAX_CRASHES} times, and nothing had been done in between"
-    log.append(*end_agent(log, log.tree.root, "failed", error=text, code="recovery_limit"))
-    return False
-
-
-async def _run_root(live: LiveAgent) -> None:
-    """The root's task: the border. It returns, it does not raise; only its own cancellation goes through it."""
-    log = live.run.log
-    try:
-        if log.kept is not None:  # else a run that kills each owner at once would do so for ever: nobody could count it
-            await log.kept.barrier()
-        if not await run_agent(live):
-            end_cancelled_branches(live.run)
-            if live.run.ending:
-                log.append(*end_agent(log, live.node, "cancelled"))
-            elif not log.tree.ended:
-                log.append(pause(log.tree, "suspended" if live.run.parking else "interrupted"))
-    finally:
-        try:
-            if not log.tree.at_rest:  # cancelled from outside: the tasks below have unwound, and said nothing
-                log.append(*end_agent(log, live.node, "cancelled"))
-        finally:
-            log.leave()
 
 
 def _check_resumable(log: RunLog) -> None:
@@ -570,13 +434,6 @@ def _check_resumable(log: RunLog) -> None:
         raise UsageError(f"run {log.run_id} has {status}; start a new one, in its session to go on with it")
     if log.live:
         raise UsageError(f"run {log.run_id} is live; interrupt it first")
-
-
-def _steering(tree: RunTree, input: Any) -> list[c.Chunk]:
-    if input is None:
-        return []
-    root = tree.root
-    return [c.MessageChunk(root.agent_id, root.agent_type, message, "steering") for message in messages_of(input)]
 
 
 def _options(wait: WaitMode, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -598,15 +455,6 @@ def _going_on(start: c.RunStart, before: RunTree | None, *, keeps_state: bool) -
     log = RunLog(start.agent_id)
     log.append(start)
     return log
-
-
-def _model_of(agent: Agent[Any, Any, Any]) -> str | Model:
-    if agent.model is None:
-        raise DefinitionError(
-            f"agent {agent.name!r} has no model; write Agent({agent.name!r}, model='openai:…') or give the run one: "
-            "model=…"
-        )
-    return agent.model
 
 
 def _checked_run_id(run_id: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 import pytest
 
-import helix.executor as executor_module
+import helix.root as root_module
 from helix import Agent, Executor, RunHandle, chunk_to_json, parse_chunk, tool
 from helix import chunks as c
 from helix.fold import fold
@@ -372,7 +372,7 @@ async def test_without_the_end_of_the_cut_step_the_log_would_be_wrong(
             await go_on(job)
             await judge(job, offsets=5)
             continue
-        monkeypatch.setattr(executor_module, "resumption", lambda tree: resumption(tree)[:1])
+        monkeypatch.setattr(root_module, "resumption", lambda tree: resumption(tree)[:1])
         with pytest.raises(AssertionError):
             await go_on(job)
             await judge(job, offsets=5)
