@@ -249,11 +249,10 @@ class LogReader(Generic[ItemT]):
         return self
 
     async def __anext__(self) -> ItemT:
-        if self._at_hand and not self._closed:
-            if self._position % _PIECES_BETWEEN_CHECKPOINTS == 0:
-                await checkpoint()
-            return self._take()
-        await self._arrival()
+        if self._closed or not self._at_hand:
+            await self._arrival()
+        elif self._position % _PIECES_BETWEEN_CHECKPOINTS == 0:
+            await checkpoint()
         return self._take()
 
     async def next_batch(self) -> list[ItemT]:
@@ -314,15 +313,14 @@ class LogReader(Generic[ItemT]):
     def _take(self) -> ItemT:
         if self._page:
             return cast(ItemT, self._turned())
-        log = self._log
-        if not self._at_hand:
+        log, position = self._log, self._position
+        if not (log.base <= position < log.shown and log.here):
             self._closed = True
             return cast(ItemT, self._stream_end())
         if self._coalesce:
             return cast(ItemT, self._merged())
-        chunk = log.chunks[self._position - log.base]
-        self._position += 1
-        return cast(ItemT, chunk)
+        self._position = position + 1
+        return cast(ItemT, log.chunks[position - log.base])
 
     def _turned(self) -> Chunk | Control:
         """The next of the page."""
