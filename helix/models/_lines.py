@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import io
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, cast
 from urllib.request import getproxies
 
@@ -67,8 +67,8 @@ class Answer(Protocol):
         """The headers of the request."""
         ...
 
-    async def read(self) -> bytes:
-        """The next bytes as they come; empty at the end. Raises what the transport raises."""
+    def read(self) -> Awaitable[bytes]:
+        """The next bytes as they come; empty, and empty again, at the end. Raises what the transport raises."""
         ...
 
     async def drain(self) -> None:
@@ -181,12 +181,9 @@ class HttpxAnswer:
         """See `Answer.sent`."""
         return self.response.request.headers
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """See `Answer.read`."""
-        async for data in self._reads:
-            if data:
-                return data
-        return b""
+        return anext(self._reads, b"")
 
     async def drain(self) -> None:
         """See `Answer.drain`.

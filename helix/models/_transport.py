@@ -93,7 +93,7 @@ async def read(answer: Answer, decoder: Decoder, patience: Patience) -> None:
     try:
         while not decoder.done:
             try:
-                data = await read()
+                data = await read() or await read()
                 ended = not data
                 if inflate is not None:
                     data = inflate.decompress(data)
@@ -115,7 +115,7 @@ async def words(answer: Answer) -> bytes:
     said, size = list[bytes](), 0
     with anyio.move_on_after(_WORDS_SECONDS) as scope:
         try:
-            while data := await answer.read():
+            while data := await answer.read() or await answer.read():
                 if inflate is not None:
                     data = inflate.decompress(data)
                 size += len(data)
