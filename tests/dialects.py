@@ -12,15 +12,29 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 from unittest.mock import patch
 
-from helix.model import Model
+from helix.messages import Message, UserMessage
+from helix.model import History, ModelReply, ModelRequest, ModelSettings
+from helix.models._anthropic import AnthropicDecoder
+from helix.models._chat import ChatDecoder
+from helix.models._google import GoogleDecoder
+from helix.models._responses import ResponsesDecoder
+from helix.models._served import ServedModel
 from helix.models.anthropic import AnthropicModel
 from helix.models.google import GoogleModel
 from helix.models.openai_chat import AzureOpenAIChatModel, OpenAIChatModel
 from helix.models.openai_responses import OpenAIResponsesModel
+from tests.recorded import Recorder
 
 KEY = "sk-not-a-real-key-0123456789"
 SECRET = "not-a-real-secret-9876543210"
 ECHO = f"you sent {KEY} and {SECRET}"
+
+
+def request(*messages: Message, **changes: Any) -> ModelRequest:
+    """What a model is asked: only "hi", if nothing is given."""
+    given: dict[str, Any] = {"instructions": "", "tools": (), "output": None, "settings": ModelSettings(), **changes}
+    history = given.pop("history", None) or History(messages or [UserMessage("hi")])
+    return ModelRequest("r", "agent", 1, 1, messages=history, **given)
 
 
 class Called(NamedTuple):
@@ -51,10 +65,20 @@ class Dialect(ABC):
     has_indexes: ClassVar[bool] = True
     """Whether calls are numbered."""
     start: bytes = b""
+    decoder: ClassVar[Any]
+    """What decodes one reply."""
 
     @abstractmethod
-    def model(self, url: str) -> Model:
+    def model(self, url: str, key: str = KEY) -> ServedModel[Any]:
         """The adapter."""
+
+    def decode(self, *pieces: bytes, **options: Any) -> tuple[Recorder, ModelReply]:
+        """What the adapter makes of a body that comes in pieces. Raises ModelError."""
+        recorder = Recorder()
+        decoder = self.decoder(recorder, **options)
+        for piece in pieces:
+            decoder.feed(piece)
+        return recorder, decoder.end()
 
     @abstractmethod
     def text(self, words: str) -> bytes:
@@ -71,6 +95,14 @@ class Dialect(ABC):
     @abstractmethod
     def end(self, *, calls: bool = False) -> bytes:
         """How the reply ends."""
+
+    @abstractmethod
+    def usage(self, read: int, written: int) -> dict[str, Any]:
+        """The fields of a whole reply that tell its usage."""
+
+    def told(self, read: int, written: int) -> bytes:
+        """An event that tells the usage so far; empty where only the reply's end tells it."""
+        return event(self.usage(read, written))
 
     @abstractmethod
     def refused(self, status: int) -> Any:
@@ -109,11 +141,12 @@ class Dialect(ABC):
 
 class Chat(Dialect):
     name = "openai_chat"
+    decoder = ChatDecoder
     start = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]})
     whole: ClassVar[Any] = {"object": "chat.completion", "choices": [{"message": {"content": "hi"}}]}
 
-    def model(self, url: str) -> Model:
-        return OpenAIChatModel("gpt-x", api_key=KEY, base_url=f"{url}/v1")
+    def model(self, url: str, key: str = KEY) -> ServedModel[Any]:
+        return OpenAIChatModel("gpt-x", api_key=key, base_url=f"{url}/v1")
 
     def _delta(self, reason: str | None = None, **delta: Any) -> bytes:
         return event({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
@@ -134,8 +167,10 @@ class Chat(Dialect):
         return sent
 
     def end(self, *, calls: bool = False) -> bytes:
-        usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-        return self._delta("tool_calls" if calls else "stop") + event({"choices": [], "usage": usage}) + _DONE
+        return self._delta("tool_calls" if calls else "stop") + self.told(11, 7) + _DONE
+
+    def usage(self, read: int, written: int) -> dict[str, Any]:
+        return {"usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}}
 
     def refused(self, status: int) -> Any:
         return {"error": {"message": f"No: {ECHO}", "type": _kind(status), "param": None, "code": None}}
@@ -155,8 +190,8 @@ class Azure(Chat):
 
     name = "azure_openai_chat"
 
-    def model(self, url: str) -> Model:
-        names = {"AZURE_OPENAI_ENDPOINT": url, "OPENAI_API_VERSION": "2025-03-01-preview", "AZURE_OPENAI_API_KEY": KEY}
+    def model(self, url: str, key: str = KEY) -> ServedModel[Any]:
+        names = {"AZURE_OPENAI_ENDPOINT": url, "OPENAI_API_VERSION": "2025-03-01-preview", "AZURE_OPENAI_API_KEY": key}
         with patch.dict(os.environ, names):
             return AzureOpenAIChatModel("gpt-x")
 
@@ -172,11 +207,12 @@ def _kind(status: int) -> str:
 
 class Responses(Dialect):
     name = "openai_responses"
+    decoder = ResponsesDecoder
     start = event({"type": "response.created", "response": {"status": "in_progress"}}, "response.created")
     whole: ClassVar[Any] = {"object": "response", "status": "completed", "output": []}
 
-    def model(self, url: str) -> Model:
-        return OpenAIResponsesModel("gpt-x", api_key=KEY, base_url=f"{url}/v1")
+    def model(self, url: str, key: str = KEY) -> ServedModel[Any]:
+        return OpenAIResponsesModel("gpt-x", api_key=key, base_url=f"{url}/v1")
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         return event({"type": kind, **fields}, kind)
@@ -199,8 +235,13 @@ class Responses(Dialect):
         return sent
 
     def end(self, *, calls: bool = False) -> bytes:
-        usage = {"input_tokens": 11, "output_tokens": 7, "total_tokens": 18}
-        return self._event("response.completed", response={"status": "completed", "usage": usage})
+        return self._event("response.completed", response={"status": "completed", **self.usage(11, 7)})
+
+    def usage(self, read: int, written: int) -> dict[str, Any]:
+        return {"usage": {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}}
+
+    def told(self, read: int, written: int) -> bytes:
+        return b""
 
     def refused(self, status: int) -> Any:
         return {"error": {"message": f"No: {ECHO}", "type": _kind(status), "param": None, "code": None}}
@@ -217,11 +258,12 @@ class Responses(Dialect):
 
 class Anthropic(Dialect):
     name = "anthropic"
+    decoder = AnthropicDecoder
     start = event({"type": "message_start", "message": {"usage": {"input_tokens": 11}}}, "message_start")
     whole: ClassVar[Any] = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "hi"}]}
 
-    def model(self, url: str) -> Model:
-        return AnthropicModel("claude-x", api_key=KEY, base_url=url)
+    def model(self, url: str, key: str = KEY) -> ServedModel[Any]:
+        return AnthropicModel("claude-x", api_key=key, base_url=url)
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         return event({"type": kind, **fields}, kind)
@@ -247,6 +289,12 @@ class Anthropic(Dialect):
         delta = {"stop_reason": "tool_use" if calls else "end_turn"}
         return self._event("message_delta", delta=delta, usage={"output_tokens": 7}) + self._event("message_stop")
 
+    def usage(self, read: int, written: int) -> dict[str, Any]:
+        return {"usage": {"input_tokens": read, "output_tokens": written}}
+
+    def told(self, read: int, written: int) -> bytes:
+        return self._event("message_start", message=self.usage(read, written))
+
     def refused(self, status: int) -> Any:
         return {"type": "error", "error": {"type": _kind(status), "message": f"No: {ECHO}"}}
 
@@ -261,12 +309,13 @@ class Anthropic(Dialect):
 
 class Google(Dialect):
     name = "google"
+    decoder = GoogleDecoder
     tells_its_end = False
     has_indexes = False
     whole: ClassVar[Any] = {"candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}]}
 
-    def model(self, url: str) -> Model:
-        return GoogleModel("gemini-x", api_key=KEY, base_url=url)
+    def model(self, url: str, key: str = KEY) -> ServedModel[Any]:
+        return GoogleModel("gemini-x", api_key=key, base_url=url)
 
     def _event(self, *parts: Any, **fields: Any) -> bytes:
         return event({"candidates": [{"content": {"parts": list(parts), "role": "model"}, **fields}]})
@@ -287,8 +336,11 @@ class Google(Dialect):
         )
 
     def end(self, *, calls: bool = False) -> bytes:
-        usage = {"promptTokenCount": 11, "candidatesTokenCount": 7, "totalTokenCount": 18}
-        return event({"candidates": [{"finishReason": "STOP"}], "usageMetadata": usage})
+        return event({"candidates": [{"finishReason": "STOP"}], **self.usage(11, 7)})
+
+    def usage(self, read: int, written: int) -> dict[str, Any]:
+        counts = {"promptTokenCount": read, "candidatesTokenCount": written, "totalTokenCount": read + written}
+        return {"usageMetadata": counts}
 
     def refused(self, status: int) -> Any:
         return {"error": {"code": status, "message": f"No: {ECHO}", "status": "SAID"}}

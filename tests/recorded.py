@@ -46,9 +46,9 @@ def load(case_id: str) -> Case:
     return Case(raw["id"], raw["api"], raw["tags"], [_exchange(exchange) for exchange in raw["exchanges"]])
 
 
-def cases(api: str) -> list[Case]:
-    """All cases of one wire format, such as `openai.chat`, in order."""
-    return [case for path in sorted(FOLDER.glob("*.json")) if (case := load(path.stem)).api == api]
+def cases(api: str = "") -> list[Case]:
+    """All cases of one wire format, such as `openai.chat`, or of all, in order."""
+    return [case for path in sorted(FOLDER.glob("*.json")) if (case := load(path.stem)).api.startswith(api)]
 
 
 def _exchange(raw: dict[str, Any]) -> Exchange:

@@ -14,10 +14,12 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
+
+import anyio
 
 from tests import recorded
 
@@ -239,6 +241,13 @@ def answer(exchange: recorded.Exchange, **changes: Any) -> Answer:
     """A recorded exchange as an answer."""
     plain = Answer(body=exchange.body, status=exchange.status, content_type=exchange.content_type)
     return replace(plain, **changes)
+
+
+@asynccontextmanager
+async def serving(*answers: Answer) -> AsyncGenerator[ReplayServer]:
+    """A server for a test, which ends within a minute."""
+    with anyio.fail_after(60), ReplayServer(answers) as server:
+        yield server
 
 
 def main() -> None:

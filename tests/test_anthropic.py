@@ -5,14 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import httpx2
 import pytest
-from anyio import to_thread
 from pydantic import BaseModel
 from pydantic_core import from_json
 
@@ -30,19 +27,26 @@ from helix.messages import (
     ToolMessage,
     UserMessage,
 )
-from helix.model import History, ModelReply, ModelRequest, ModelSettings, OutputDefinition, ToolDefinition
-from helix.models import anthropic, resolve_model
+from helix.model import History, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
+from helix.models import resolve_model
 from helix.models._anthropic import AnthropicDecoder
 from helix.models._anthropic_messages import encode_message, join_messages
 from helix.models._lines import AiohttpLine, Line
 from helix.models.anthropic import DEFAULT_MAX_TOKENS, AnthropicModel
 from helix.testing import check_stream
 from tests import recorded
-from tests.recorded import Exchange, Recorder
-from tests.replay import CHUNKINGS, JSON, Answer, Chunking, ReplayServer, answer, split, with_comments, with_crlf
+from tests.dialects import KEY, request
+from tests.recorded import Recorder
+from tests.replay import (
+    CHUNKINGS,
+    Answer,
+    Chunking,
+    ReplayServer,
+    answer,
+    serving,
+    split,
+)
 
-KEY = "sk-ant-not-a-real-key-0123456789"
-EXCHANGES = {case.id: case.exchanges[0] for case in recorded.cases("anthropic.messages")}
 CACHE = {"type": "ephemeral"}
 
 
@@ -57,21 +61,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def request(*messages: Message, **changes: Any) -> ModelRequest:
-    settings = changes.pop("settings", ModelSettings())
-    given: dict[str, Any] = {"instructions": "", "tools": (), "output": None, **changes}
-    history = given.pop("history", None) or History(messages or [UserMessage("hi")])
-    return ModelRequest("r", "agent", 1, 1, messages=history, settings=settings, **given)
-
-
 def model(server: ReplayServer, **options: Any) -> AnthropicModel:
     return AnthropicModel("claude-x", api_key=KEY, base_url=server.url, **options)
-
-
-@asynccontextmanager
-async def serving(*answers: Answer) -> AsyncGenerator[ReplayServer]:
-    with anyio.fail_after(60), ReplayServer(answers) as server:
-        yield server
 
 
 def event(kind: str, **fields: Any) -> bytes:
@@ -131,56 +122,6 @@ def failure(*pieces: bytes) -> ModelError:
 # --- recorded traffic --------------------------------------------------------------------------------------------
 
 
-def check(exchange: Exchange, recorder: Recorder, reply: ModelReply, stop_reason: str | None) -> None:
-    """What was made of a case is what the provider's SDK made of it."""
-    expected = exchange.expected
-    assert (recorder.said, recorder.thought) == (expected["text"], expected["reasoning"])
-    assert [(c["id"], c["name"]) for c in recorder.calls.values()] == [
-        (c["id"], c["name"]) for c in expected["tool_calls"]
-    ]
-    for made, wanted in zip(recorder.calls.values(), expected["tool_calls"], strict=True):
-        assert from_json(made["arguments"], allow_partial=True) == wanted["arguments"]
-    assert stop_reason == expected["stop_reason"]
-    told = expected["usage"]
-    read = told["input_tokens"] + told["cache_read_input_tokens"] + told["cache_creation_input_tokens"]
-    total = read + told["output_tokens"]
-    assert reply.usage == Usage(read, told["output_tokens"], total, told["cache_read_input_tokens"], requests=1)
-
-
-def check_decoder(exchange: Exchange, pieces: Iterable[bytes]) -> None:
-    recorder = Recorder()
-    decoder = AnthropicDecoder(recorder)
-    for piece in pieces:
-        decoder.feed(piece)
-    check(exchange, recorder, decoder.end(), decoder.stop_reason)
-
-
-@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-def test_the_decoder_reads_recorded_traffic_however_it_is_split(exchange: Exchange) -> None:
-    for body in (exchange.body, with_crlf(exchange.body), with_comments(exchange.body)):
-        for chunking in CHUNKINGS:
-            check_decoder(exchange, split(body, chunking, seed=3))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-def test_the_decoder_reads_recorded_traffic_at_many_random_cuts(exchange: Exchange) -> None:
-    for seed in range(300):
-        check_decoder(exchange, split(exchange.body, "random", seed=seed))
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("chunking", CHUNKINGS)
-@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-async def test_the_real_client_reads_recorded_traffic(exchange: Exchange, chunking: Chunking) -> None:
-    async with serving(answer(exchange, chunking=chunking)) as server:
-        recorder = Recorder()
-        reply = await model(server).respond(request(), recorder)
-    check(exchange, recorder, reply, exchange.expected["stop_reason"])
-    reasons = {"end_turn": "stop", "tool_use": "tool_calls", "max_tokens": "length", "refusal": "refusal"}
-    assert reply.finish_reason == reasons[exchange.expected["stop_reason"]]
-
-
 def test_words_are_read_from_their_bytes_whatever_is_in_them() -> None:
     rng = random.Random(5)
     texts = ["a", " the", 'say "hi"', "\n\n", "tab\t", "ß😀", "back\\slash", "}\n\n", '"}', "x" * 300, "\u2028", "text"]
@@ -194,62 +135,6 @@ def test_words_are_read_from_their_bytes_whatever_is_in_them() -> None:
         body = start(0, "text", text="") + b"".join(frames) + stop(0) + ending()
         recorder, _ = decode(*split(body, rng.choice(CHUNKINGS), seed=rng.randrange(99)))
         assert recorder.said == "".join(chosen)
-
-
-# --- cuts --------------------------------------------------------------------------------------------------------
-
-
-def check_cuts(body: bytes, offsets: Iterable[int]) -> None:
-    for at in offsets:
-        error = failure(body[:at])
-        assert (error.code, error.retryable) == ("model_stream_dropped", True), at
-
-
-def complete(body: bytes) -> int:
-    """Where the last event's JSON ends: nothing of the message is missing then, whether or not a blank line follows."""
-    return body.rindex(b"}") + 1
-
-
-@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-@pytest.mark.parametrize("change", [bytes, with_crlf], ids=["lf", "crlf"])
-def test_a_stream_cut_at_a_sample_of_bytes_is_an_error(exchange: Exchange, change: Any) -> None:
-    body: bytes = change(exchange.body)
-    whole = complete(body)
-    check_cuts(body, [*range(0, whole, 97), *range(whole - 90, whole)])
-    for at in range(whole, len(body) + 1):
-        decode(body[:at])
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-@pytest.mark.parametrize("change", [bytes, with_crlf], ids=["lf", "crlf"])
-def test_a_stream_cut_at_any_byte_is_an_error(exchange: Exchange, change: Any) -> None:
-    body: bytes = change(exchange.body)
-    check_cuts(body, range(complete(body)))
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("ending", ["close", "broken", "reset"])
-async def test_a_connection_cut_is_an_error(ending: Any) -> None:
-    body = recorded.load("d21").exchanges[0].body
-    offsets = [0, 1, *range(11, len(body), 977), complete(body) - 1]
-    async with serving(*(Answer(body=body, cut=at, ending=ending) for at in offsets)) as server, model(server) as cut:
-        for at in offsets:
-            with pytest.raises(ModelError) as caught:
-                await cut.respond(request(), Recorder())
-            codes = ("model_stream_dropped", "model_unavailable") if ending == "reset" else ("model_stream_dropped",)
-            assert caught.value.code in codes, at
-            assert caught.value.retryable
-            assert KEY not in f"{caught.value} {caught.value.detail}"
-
-
-@pytest.mark.anyio
-async def test_a_complete_reply_succeeds_however_the_body_ends() -> None:
-    body = recorded.load("d22").exchanges[0].body
-    answers = [Answer(body=body, ending="close"), Answer(body=body + b"\n\n", ending="hold")]
-    async with serving(*answers) as server:
-        for _ in answers:
-            assert (await model(server).respond(request(), Recorder())).finish_reason == "length"
 
 
 # --- the dialect -------------------------------------------------------------------------------------------------
@@ -310,12 +195,6 @@ def test_servers_that_name_no_events_and_begin_no_blocks_are_read_too() -> None:
     bare = b"\n".join(line for line in (body + ending()).split(b"\n") if not line.startswith(b"event:"))
     recorder, _ = decode(bare)
     assert (recorder.said, recorder.thought) == ("ab", "c")
-
-
-def test_damaged_characters_do_not_end_a_reply() -> None:
-    broken = delta(0, "text_delta", text="a!").replace(b"!", b"\\ud83d")
-    assert decode(broken, ending())[0].said == "a\ud83d"  # the next piece may have the rest
-    assert decode(broken.replace(b"\\ud83d", b"\xff"), ending())[0].said == "a\ufffd"
 
 
 def test_odd_shapes_are_ignored_and_never_a_foreign_error() -> None:
@@ -590,71 +469,6 @@ def test_an_error_inside_a_stream_has_the_code_that_fits(kind: str, code: str, r
     assert (whole.code, whole.message) == (code, "m")
 
 
-def test_events_and_bodies_that_cannot_be_read() -> None:
-    assert failure(b"event: error\ndata: overloaded\n\n").code == "model_unavailable"
-    assert failure(b'event: error\ndata: {"message":"m"}\n\n').message == "m"
-    for broken in (b"data: {\n\n", b"data: 7\n\n", b"data: {}}\n\n"):
-        assert failure(broken, DONE).code == "model_stream_dropped"
-    whole = failure(b'{"type":"message","content":[],"usage":{"input_tokens":2}}')
-    assert (whole.code, whole.retryable, whole.usage) == ("model_rejected", False, Usage(2, 0, 2, requests=1))
-    assert "instead of streaming" in whole.message
-    assert "web page" in failure(b"\n<!doctype html><title>Sign in</title>").message
-    assert failure(b'{"detail":"nothing here"}').code == "model_rejected"
-    assert failure(b'{"type":').code == "model_stream_dropped"
-    assert failure(b"upstream timed out").code == "model_stream_dropped"
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("status", "headers", "code", "retryable", "after"),
-    [
-        (307, {"location": "http://127.0.0.1:9/"}, "model_rejected", False, None),
-        (400, {}, "model_rejected", False, None),
-        (401, {}, "model_rejected", False, None),
-        (403, {"retry-after": "3"}, "model_rejected", False, None),
-        (404, {}, "model_rejected", False, None),
-        (408, {}, "model_unavailable", True, None),
-        (409, {}, "model_unavailable", True, None),
-        (413, {}, "model_rejected", False, None),
-        (429, {"retry-after": "3"}, "model_rate_limited", True, 3.0),
-        (429, {"x-should-retry": "false"}, "model_rate_limited", False, None),
-        (500, {}, "model_unavailable", True, None),
-        (503, {"retry-after": "1.5"}, "model_unavailable", True, 1.5),
-        (529, {}, "model_unavailable", True, None),
-    ],
-)
-async def test_an_http_error_has_the_code_that_fits_and_is_tried_once(
-    status: int, headers: dict[str, str], code: str, retryable: bool, after: float | None
-) -> None:
-    body = json.dumps({"type": "error", "error": {"type": "t", "message": f"no, {KEY}!"}, "request_id": "r"}).encode()
-    async with serving(Answer(body=body, status=status, headers=headers, content_type=JSON)) as server:
-        with pytest.raises(ModelError) as caught:
-            await model(server).respond(request(), Recorder())
-    error = caught.value
-    assert (error.code, error.retryable, error.retry_after) == (code, retryable, after)
-    assert error.message == "no, ***!"
-    assert f"HTTP {status} http://127.0.0.1/v1/messages" in (error.detail or "")
-    assert KEY not in f"{error.detail} {error.__cause__}"
-    assert len(server.requests) == 1
-
-
-@pytest.mark.anyio
-async def test_an_http_error_whose_body_breaks_off_still_tells_its_status() -> None:
-    async with serving(Answer(body=b'{"error":', status=529, content_type=JSON, ending="broken", cut=4)) as server:
-        with pytest.raises(ModelError, match="HTTP status 529") as caught:
-            await model(server).respond(request(), Recorder())
-    assert caught.value.retryable
-
-
-@pytest.mark.anyio
-async def test_a_server_that_cannot_be_reached_is_unavailable() -> None:
-    async with serving(Answer(body=b"")) as server:
-        unreachable = model(server)
-    with anyio.fail_after(20), pytest.raises(ModelError, match="cannot be reached") as caught:
-        await unreachable.respond(request(), Recorder())
-    assert (caught.value.code, caught.value.retryable) == ("model_unavailable", True)
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize("base_url", ["api.example.com", "ftp://x", "http://x:y"])
 async def test_a_base_url_that_is_none_is_told(base_url: str) -> None:
@@ -663,69 +477,7 @@ async def test_a_base_url_that_is_none_is_told(base_url: str) -> None:
     assert (caught.value.code, caught.value.retryable) == ("model_rejected", False)
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("key", ["sk-secret\nsecret", "sk-secret-ß", "sk-secret\x00"])
-async def test_a_key_that_no_header_can_hold_is_not_shown(key: str) -> None:
-    async with serving(Answer(body=DONE)) as server:
-        broken = AnthropicModel("m", api_key=key, base_url=server.url)
-        with pytest.raises(ModelError, match="malformed") as caught:
-            await broken.respond(request(), Recorder())
-    assert not caught.value.retryable
-    assert "secret" not in f"{caught.value} {caught.value.detail} {caught.value.__cause__} {broken!r}"
-
-
-@pytest.mark.anyio
-async def test_a_key_echoed_inside_a_stream_is_not_shown() -> None:
-    async with serving(Answer(body=event("error", error={"message": f"bad key {KEY}"}))) as server:
-        with pytest.raises(ModelError) as caught:
-            await model(server).respond(request(), Recorder())
-    assert caught.value.message == "bad key ***"
-    assert KEY not in (caught.value.detail or "")
-
-
 # --- cancellation, time, connections -----------------------------------------------------------------------------
-
-
-class Stop(Recorder):
-    """Cancels at the first text."""
-
-    def __init__(self, scope: anyio.CancelScope) -> None:
-        super().__init__()
-        self.scope = scope
-
-    def text(self, delta: str) -> None:
-        super().text(delta)
-        self.scope.cancel()
-
-
-@pytest.mark.anyio
-async def test_a_cancellation_closes_the_connection_at_once() -> None:
-    async with serving(Answer(body=words("x"), ending="hold")) as server, model(server) as held:
-        with anyio.CancelScope() as scope:
-            await held.respond(request(), Stop(scope))
-        assert scope.cancelled_caught
-        assert await to_thread.run_sync(server.disconnected.wait, 10)
-
-
-@pytest.mark.anyio
-async def test_a_cancellation_before_the_reply_closes_the_connection_too() -> None:
-    async with serving(Answer(body=b"", ending="hold")) as server, model(server) as held:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(held.respond, request(), Recorder())
-            assert await to_thread.run_sync(server.holding.wait, 10)
-            tasks.cancel_scope.cancel()
-        assert await to_thread.run_sync(server.disconnected.wait, 10)
-
-
-@pytest.mark.anyio
-async def test_a_call_may_take_its_timeout_and_no_longer() -> None:
-    told = event("message_start", message={"usage": {"input_tokens": 3, "output_tokens": 4}})
-    async with serving(Answer(body=told, ending="hold")) as server:
-        with pytest.raises(ModelError, match=r"within 0\.3 seconds") as caught:
-            await model(server).respond(request(settings=ModelSettings(timeout=0.3)), Recorder())
-        assert await to_thread.run_sync(server.disconnected.wait, 10)
-    assert (caught.value.code, caught.value.retryable) == ("model_unavailable", True)
-    assert caught.value.usage == Usage(3, 4, 7, requests=1)
 
 
 @pytest.mark.anyio
@@ -871,32 +623,6 @@ def test_structured_output_is_a_forced_call_unless_the_model_thinks() -> None:
         assert sent["max_tokens"] == DEFAULT_MAX_TOKENS + room
     disabled = ModelSettings(extra_body={"thinking": {"type": "disabled"}})
     assert body_of(output=output, settings=disabled)["tool_choice"]["type"] == "tool"
-
-
-@pytest.mark.anyio
-async def test_history_and_tools_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = {"encode_message": 0, "encode_tools": 0}
-
-    def counted(name: str) -> Any:
-        encode = getattr(anthropic, name)
-
-        def count(value: Any, **options: Any) -> bytes:
-            encoded[name] += 1
-            return encode(value, **options)
-
-        return count
-
-    for name in encoded:
-        monkeypatch.setattr(anthropic, name, counted(name))
-    history = History([UserMessage("1"), AssistantMessage([TextPart("2")])])
-    async with serving(Answer(body=DONE)) as server, model(server) as counting:
-        for turn in range(20):
-            again = ToolDefinition(LOOK.name, LOOK.description, dict(LOOK.parameters))
-            await counting.respond(request(history=history, tools=[again]), Recorder())
-            history.append(ToolMessage(f"t{turn}", "look", "r"))
-            history.append(AssistantMessage([TextPart(str(turn))]))
-    assert encoded == {"encode_message": 2 + 19 * 2, "encode_tools": 1}
-    assert len(server.requests[-1].json["messages"]) == 40
 
 
 # --- names and keys ----------------------------------------------------------------------------------------------

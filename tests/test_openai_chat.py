@@ -5,15 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import anyio
 import httpx2
 import pytest
-from anyio import to_thread
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 from pydantic_core import from_json
 
@@ -21,7 +17,6 @@ from helix.errors import MissingKey, ModelError
 from helix.limits import Usage
 from helix.messages import (
     AssistantMessage,
-    Message,
     RefusalPart,
     TextPart,
     ThinkingPart,
@@ -29,22 +24,19 @@ from helix.messages import (
     ToolMessage,
     UserMessage,
 )
-from helix.model import History, ModelReply, ModelRequest, ModelSettings, OutputDefinition, ToolDefinition
-from helix.models import openai_chat
+from helix.model import History, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
 from helix.models._chat import ChatDecoder, encode_message
 from helix.models.openai_chat import OpenAIChatModel
 from tests import recorded
-from tests.recorded import Exchange, Recorder
-from tests.replay import CHUNKINGS, JSON, Answer, Chunking, ReplayServer, answer, split, with_comments, with_crlf
+from tests.dialects import KEY, request
+from tests.recorded import Recorder
+from tests.replay import (
+    JSON,
+    Answer,
+    ReplayServer,
+    serving,
+)
 
-KEY = "sk-not-a-real-key-0123456789"
-EXCHANGES = {
-    f"{case.id}-{number}": exchange
-    for case in recorded.cases("openai.chat")
-    for number, exchange in enumerate(case.exchanges, 1)
-}
-SMALL = {name: exchange for name, exchange in EXCHANGES.items() if len(exchange.body) < 9_000}
-STREAMED = {name: exchange for name, exchange in EXCHANGES.items() if exchange.status == 200}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -59,21 +51,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def request(*messages: Message, **changes: Any) -> ModelRequest:
-    settings = changes.pop("settings", ModelSettings())
-    given: dict[str, Any] = {"instructions": "", "tools": (), "output": None, **changes}
-    history = given.pop("history", None) or History(messages or [UserMessage("hi")])
-    return ModelRequest("r", "agent", 1, 1, messages=history, settings=settings, **given)
-
-
 def model(server: ReplayServer, **options: Any) -> OpenAIChatModel:
     return OpenAIChatModel("gpt-x", api_key=KEY, base_url=f"{server.url}/v1", **options)
-
-
-@asynccontextmanager
-async def serving(*answers: Answer) -> AsyncGenerator[ReplayServer]:
-    with anyio.fail_after(60), ReplayServer(answers) as server:
-        yield server
 
 
 def event(**chunk: Any) -> bytes:
@@ -106,84 +85,6 @@ def failure(*pieces: bytes) -> ModelError:
 # --- recorded traffic --------------------------------------------------------------------------------------------
 
 
-def check(exchange: Exchange, pieces: Iterable[bytes], choice: int = 0) -> None:
-    """The decoder makes of `pieces` what the provider's SDK made of the whole."""
-    recorder, expected = Recorder(), exchange.expected
-    decoder = ChatDecoder(recorder, choice=choice)
-    error = None
-    try:
-        for piece in pieces:
-            decoder.feed(piece)
-        decoder.end()
-    except ModelError as raised:
-        error = raised
-    assert recorder.seen(decoder.finish_reason) == expected["choices"][str(choice)]
-    assert (error.message if error else None) == (expected["error"] and expected["error"]["message"])
-    if expected["usage"] is not None:  # the SDK raises before it looks at the usage of the chunk with the error
-        assert decoder.usage == usage(expected["usage"])
-
-
-def usage(told: dict[str, Any]) -> Usage:
-    return Usage(
-        told["prompt_tokens"],
-        told["completion_tokens"],
-        told["total_tokens"],
-        (told.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
-        (told.get("completion_tokens_details") or {}).get("reasoning_tokens", 0),
-        requests=1,
-    )
-
-
-@pytest.mark.parametrize("exchange", STREAMED.values(), ids=STREAMED)
-def test_the_decoder_reads_recorded_traffic_however_it_is_split(exchange: Exchange) -> None:
-    for choice in map(int, exchange.expected["choices"]):
-        for body in (exchange.body, with_crlf(exchange.body), with_comments(exchange.body)):
-            for chunking in CHUNKINGS:
-                check(exchange, split(body, chunking, seed=3), choice)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("chunking", CHUNKINGS)
-@pytest.mark.parametrize("exchange", SMALL.values(), ids=SMALL)
-async def test_the_real_client_reads_recorded_traffic(exchange: Exchange, chunking: Chunking) -> None:
-    async with serving(answer(exchange, chunking=chunking)) as server:
-        await check_through_client(exchange, server)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("chunking", ["whole", "random"])
-@pytest.mark.parametrize("change", ["crlf", "comments", "neither"])
-async def test_the_real_client_reads_all_recorded_traffic(chunking: Chunking, change: str) -> None:
-    changes: dict[str, Any] = {} if change == "neither" else {change: True}
-    for exchange in EXCHANGES.values():
-        async with serving(answer(exchange, chunking=chunking, seed=5, **changes)) as server:
-            await check_through_client(exchange, server)
-
-
-@pytest.mark.full
-@pytest.mark.anyio
-@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-async def test_the_real_client_reads_all_recorded_traffic_byte_by_byte(exchange: Exchange) -> None:
-    async with serving(answer(exchange, chunking="bytes", crlf=True)) as server:
-        await check_through_client(exchange, server)
-
-
-async def check_through_client(exchange: Exchange, server: ReplayServer) -> None:
-    recorder, expected, reply, error = Recorder(), exchange.expected, None, None
-    try:
-        reply = await model(server).respond(request(), recorder)
-    except ModelError as raised:
-        error = raised
-    assert (error.message if error else None) == (expected["error"] and expected["error"]["message"])
-    if "choices" not in expected:
-        return
-    wanted = expected["choices"]["0"]
-    assert recorder.seen(wanted["finish_reason"]) == wanted
-    if reply is not None:
-        assert reply.usage == usage(expected["usage"])
-        assert reply.finish_reason == ("refusal" if wanted["refusal"] else wanted["finish_reason"] or "stop")
-
-
 def test_errors_in_recorded_streams_keep_the_words_the_code_and_the_usage() -> None:
     openrouter = failure(recorded.load("d10").exchanges[0].body)
     assert (openrouter.code, openrouter.retryable, openrouter.message) == (
@@ -199,54 +100,6 @@ def test_errors_in_recorded_streams_keep_the_words_the_code_and_the_usage() -> N
 
 
 # --- cuts --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", ["d03", "d04", "d05"])
-@pytest.mark.parametrize("change", [bytes, with_crlf], ids=["lf", "crlf"])
-def test_a_stream_cut_at_any_byte_is_an_error(case: str, change: Any) -> None:
-    body: bytes = change(recorded.load(case).exchanges[0].body)
-    complete = body.index(b"[DONE]") + len(b"[DONE]\n\n" if change is bytes else b"[DONE]\r\n\r")
-    for at in range(complete):
-        error = failure(body[:at])
-        assert (error.code, error.retryable) == ("model_stream_dropped", True), at
-    for at in range(complete, len(body) + 1):
-        decode(body[:at])
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("ending", ["close", "broken", "reset"])
-async def test_a_connection_cut_at_a_sample_of_bytes_is_an_error(ending: Any) -> None:
-    body = recorded.load("d02").exchanges[0].body
-    await check_cuts(body, ending, [0, 1, 2, *range(7, len(body), 641), len(body) - 2, len(body) - 1])
-
-
-@pytest.mark.full
-@pytest.mark.anyio
-@pytest.mark.parametrize("ending", ["close", "broken"])
-async def test_a_connection_cut_at_any_byte_is_an_error(ending: Any) -> None:
-    body = recorded.load("d04").exchanges[0].body
-    await check_cuts(body, ending, range(len(body)))
-
-
-async def check_cuts(body: bytes, ending: Any, offsets: Any) -> None:
-    answers = [Answer(body=body, cut=at, ending=ending) for at in offsets]
-    async with serving(*answers) as server, model(server) as cut:
-        for at in offsets:
-            with pytest.raises(ModelError) as caught:
-                await cut.respond(request(), Recorder())
-            # A reset may overtake the response's head; then there was no reply that could have broken off.
-            codes = ("model_stream_dropped", "model_unavailable") if ending == "reset" else ("model_stream_dropped",)
-            assert caught.value.code in codes, at
-            assert caught.value.retryable
-            assert KEY not in f"{caught.value} {caught.value.detail}"
-
-
-@pytest.mark.anyio
-async def test_a_complete_reply_succeeds_however_the_body_ends() -> None:
-    body = recorded.load("d04").exchanges[0].body
-    async with serving(*(Answer(body=body, ending=ending) for ending in ("close", "broken", "hold"))) as server:
-        for _ in range(3):
-            assert (await model(server).respond(request(), Recorder())).finish_reason == "length"
 
 
 @pytest.mark.anyio
@@ -365,13 +218,6 @@ def test_usage_is_taken_from_whichever_chunk_has_it_and_counts_one_request() -> 
     assert decode(delta(content="x"), DONE)[1].usage == Usage(requests=1)
 
 
-def test_damaged_characters_do_not_end_a_reply() -> None:
-    recorder, _ = decode(b'data: {"choices":[{"delta":{"content":"a\\ud83d"}}]}\n\n', DONE)
-    assert recorder.said == "a\ud83d"  # the next piece may have the rest
-    recorder, _ = decode(b'data: {"choices":[{"delta":{"content":"a\xff"}}]}\n\n', DONE)
-    assert recorder.said == "a\ufffd"
-
-
 def test_odd_shapes_are_ignored_and_never_a_foreign_error() -> None:
     rng = random.Random(11)
     odd: list[Any] = [None, 0, 1, True, "x", "", [], {}, [None], [[]], {"x": 1}, 1.5]
@@ -426,78 +272,6 @@ def test_an_error_inside_a_stream_has_the_code_that_fits(error: Any, code: str, 
         assert (raised.code, raised.retryable, raised.message) == (code, retryable, "m"), shape
 
 
-def test_an_error_event_may_be_no_json() -> None:
-    raised = failure(b"event: error\ndata: the model is overloaded\n\n", DONE)
-    assert (raised.code, raised.message) == ("model_unavailable", "the model is overloaded")
-
-
-def test_usage_told_before_an_error_is_not_lost() -> None:
-    told = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7})
-    assert failure(told, event(error="m")).usage == Usage(3, 4, 7, requests=1)
-    assert failure(told).usage == Usage(3, 4, 7, requests=1)
-
-
-@pytest.mark.parametrize("broken", [b"data: {\n\n", b"data: 7\n\n", b"data: {}}\n\n"])
-def test_an_event_that_cannot_be_read_is_a_dropped_stream(broken: bytes) -> None:
-    assert failure(broken, DONE).code == "model_stream_dropped"
-
-
-def test_bodies_that_are_no_event_stream_say_what_they_are() -> None:
-    whole = failure(b'{"object":"chat.completion","choices":[],"usage":{"prompt_tokens":2}}')
-    assert (whole.code, whole.retryable, whole.usage) == ("model_rejected", False, Usage(2, 0, 2, requests=1))
-    assert "instead of streaming" in whole.message
-    page = failure(b"\n<!doctype html><title>Sign in</title>")
-    assert (page.code, page.retryable) == ("model_rejected", False)
-    assert "web page" in page.message
-    assert failure(b'{"detail":"nothing here"}').code == "model_rejected"
-    assert failure(b'{"choices":[').code == "model_stream_dropped"
-    assert failure(b"upstream timed out").code == "model_stream_dropped"
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("status", "headers", "code", "retryable", "after"),
-    [
-        (400, {}, "model_rejected", False, None),
-        (401, {}, "model_rejected", False, None),
-        (403, {"retry-after": "3"}, "model_rejected", False, None),
-        (404, {}, "model_rejected", False, None),
-        (408, {}, "model_unavailable", True, None),
-        (409, {}, "model_unavailable", True, None),
-        (425, {}, "model_unavailable", True, None),
-        (429, {"retry-after": "3"}, "model_rate_limited", True, 3.0),
-        (429, {"retry-after": "3", "retry-after-ms": "250"}, "model_rate_limited", True, 0.25),
-        (429, {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, "model_rate_limited", True, 0.0),
-        (429, {"retry-after": "soon"}, "model_rate_limited", True, None),
-        (429, {"x-should-retry": "false"}, "model_rate_limited", False, None),
-        (500, {}, "model_unavailable", True, None),
-        (529, {}, "model_unavailable", True, None),
-    ],
-)
-async def test_an_http_error_has_the_code_that_fits_and_is_tried_once(
-    status: int, headers: dict[str, str], code: str, retryable: bool, after: float | None
-) -> None:
-    body = json.dumps({"error": {"message": f"no, {KEY}!", "type": "t"}}).encode()
-    refusal = Answer(body=body, status=status, headers=headers, content_type=JSON)
-    async with serving(refusal) as server:
-        with pytest.raises(ModelError) as caught:
-            await model(server).respond(request(), Recorder())
-    error = caught.value
-    assert (error.code, error.retryable, error.retry_after) == (code, retryable, after)
-    assert error.message == "no, ***!"
-    assert KEY not in f"{error.detail} {error.__cause__}"
-    assert error.__suppress_context__
-    assert len(server.requests) == 1
-
-
-@pytest.mark.anyio
-async def test_an_http_error_without_words_gets_a_sentence() -> None:
-    async with serving(Answer(body=b"<html>502</html>", status=502, content_type="text/html")) as server:
-        with pytest.raises(ModelError, match="HTTP status 502") as caught:
-            await model(server).respond(request(), Recorder())
-    assert "<html>" in (caught.value.detail or "")
-
-
 @pytest.mark.anyio
 async def test_quota_and_filters_are_told_apart_from_what_a_retry_helps() -> None:
     quota = b'{"error":{"message":"m","type":"insufficient_quota","code":"insufficient_quota"}}'
@@ -510,89 +284,7 @@ async def test_quota_and_filters_are_told_apart_from_what_a_retry_helps() -> Non
             assert (caught.value.code, caught.value.retryable) == (code, False)
 
 
-@pytest.mark.anyio
-async def test_a_server_that_cannot_be_reached_is_unavailable() -> None:
-    async with serving(Answer(body=b"")) as server:
-        unreachable = model(server)
-    with anyio.fail_after(20), pytest.raises(ModelError) as caught:
-        await unreachable.respond(request(), Recorder())
-    assert (caught.value.code, caught.value.retryable) == ("model_unavailable", True)
-
-
-@pytest.mark.anyio
-async def test_a_key_that_no_header_can_hold_is_not_shown() -> None:
-    async with serving(Answer(body=DONE)) as server:
-        broken = OpenAIChatModel("m", api_key="sk-secret\nsecret", base_url=server.url)
-        with pytest.raises(ModelError) as caught:
-            await broken.respond(request(), Recorder())
-    assert not caught.value.retryable
-    assert "secret" not in f"{caught.value} {caught.value.detail} {broken!r}"
-
-
-@pytest.mark.anyio
-async def test_a_key_echoed_inside_a_stream_is_not_shown() -> None:
-    async with serving(Answer(body=event(error={"message": f"bad key {KEY}"}))) as server:
-        with pytest.raises(ModelError) as caught:
-            await model(server).respond(request(), Recorder())
-    assert caught.value.message == "bad key ***"
-    assert KEY not in (caught.value.detail or "")
-
-
 # --- cancellation, time, connections -----------------------------------------------------------------------------
-
-
-class Stop(Recorder):
-    """Cancels at the first text."""
-
-    def __init__(self, scope: anyio.CancelScope) -> None:
-        super().__init__()
-        self.scope = scope
-
-    def text(self, delta: str) -> None:
-        super().text(delta)
-        self.scope.cancel()
-
-
-@pytest.mark.anyio
-async def test_a_cancellation_closes_the_connection_at_once() -> None:
-    async with serving(Answer(body=delta(content="x"), ending="hold")) as server, model(server) as held:
-        with anyio.CancelScope() as scope:
-            await held.respond(request(), Stop(scope))
-        assert scope.cancelled_caught
-        assert await to_thread.run_sync(server.disconnected.wait, 10)
-
-
-@pytest.mark.anyio
-async def test_a_cancellation_before_the_reply_closes_the_connection_too() -> None:
-    async with serving(Answer(body=b"", ending="hold")) as server, model(server) as held:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(held.respond, request(), Recorder())
-            assert await to_thread.run_sync(server.holding.wait, 10)
-            tasks.cancel_scope.cancel()
-        assert await to_thread.run_sync(server.disconnected.wait, 10)
-
-
-@pytest.mark.anyio
-async def test_an_error_of_the_reader_passes_as_it_is_and_closes_the_connection() -> None:
-    class Full(Recorder):
-        def text(self, delta: str) -> None:
-            raise OSError("disk full")
-
-    async with serving(Answer(body=delta(content="x"), ending="hold")) as server, model(server) as held:
-        with pytest.raises(OSError, match="disk full"):
-            await held.respond(request(), Full())
-        assert await to_thread.run_sync(server.disconnected.wait, 10)
-
-
-@pytest.mark.anyio
-async def test_a_call_may_take_its_timeout_and_no_longer() -> None:
-    told = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7})
-    async with serving(Answer(body=told, ending="hold")) as server:
-        with pytest.raises(ModelError, match=r"within 0\.3 seconds") as caught:
-            await model(server).respond(request(settings=ModelSettings(timeout=0.3)), Recorder())
-        assert await to_thread.run_sync(server.disconnected.wait, 10)
-    assert (caught.value.code, caught.value.retryable) == ("model_unavailable", True)
-    assert caught.value.usage == Usage(3, 4, 7, requests=1)
 
 
 @pytest.mark.anyio
@@ -616,17 +308,6 @@ async def test_a_client_lives_as_long_as_its_last_user_and_its_connection_is_use
         assert made[0].is_closed()
         await counted.respond(request(), Recorder())
         assert [client.is_closed() for client in made] == [True, True]
-
-
-def test_each_event_loop_has_a_client_of_its_own() -> None:
-    async def ask() -> None:
-        async with shared:
-            await shared.respond(request(), Recorder())
-
-    with ReplayServer(Answer(body=DONE)) as server:
-        shared = model(server)
-        for backend in ("asyncio", "trio", "asyncio"):
-            anyio.run(ask, backend=backend)
 
 
 @pytest.mark.anyio
@@ -779,29 +460,6 @@ def test_assistant_messages() -> None:
     assert sent(AssistantMessage([text], provider_data={"openai": {"y": 1}})) == {"content": "a", "y": 1}
     raw = sent(AssistantMessage([ToolCall("1", "f", "{not json")]))
     assert raw["tool_calls"][0]["function"] == {"name": "f", "arguments": "{not json"}
-
-
-@pytest.mark.anyio
-async def test_history_and_tools_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = {"messages": 0, "tools": 0}
-
-    def counted(name: str, encode: Any) -> Any:
-        def count(value: Any) -> bytes:
-            encoded[name] += 1
-            return encode(value)
-
-        return count
-
-    monkeypatch.setattr(openai_chat, "encode_message", counted("messages", openai_chat.encode_message))
-    monkeypatch.setattr(openai_chat, "encode_tools", counted("tools", openai_chat.encode_tools))
-    tool: dict[str, Any] = {"name": "f", "description": "", "parameters": {"type": "object"}}
-    history = History([UserMessage("1"), AssistantMessage([TextPart("2")])])
-    async with serving(Answer(body=DONE)) as server, model(server) as counting:
-        for turn in range(20):
-            await counting.respond(request(history=history, tools=[ToolDefinition(**tool)]), Recorder())
-            history.append(AssistantMessage([TextPart(str(turn))]))
-    assert encoded == {"messages": 21, "tools": 1}
-    assert len(server.requests[-1].json["messages"]) == 21
 
 
 # --- names, keys, Azure ------------------------------------------------------------------------------------------

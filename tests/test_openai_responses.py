@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import anyio
 import httpx2
 import pytest
-from anyio import to_thread
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -32,8 +28,8 @@ from helix.messages import (
     ToolMessage,
     UserMessage,
 )
-from helix.model import History, ModelReply, ModelRequest, OutputDefinition, ToolDefinition
-from helix.models import openai_responses, resolve_model
+from helix.model import ModelReply, OutputDefinition, ToolDefinition
+from helix.models import resolve_model
 from helix.models._chat import encode_message as encode_for_chat
 from helix.models._responses import PROVIDER, ResponsesDecoder, encode_message
 from helix.models._sse import ServerSentEvent
@@ -41,17 +37,20 @@ from helix.models.openai_responses import AzureOpenAIResponsesModel, OpenAIRespo
 from helix.reply import Reply
 from helix.testing import check_stream
 from tests import recorded
-from tests.recorded import Exchange, Recorder
-from tests.replay import CHUNKINGS, JSON, Answer, Chunking, ReplayServer, answer, split, with_comments, with_crlf
+from tests.dialects import KEY, request
+from tests.recorded import Recorder
+from tests.replay import (
+    CHUNKINGS,
+    JSON,
+    Answer,
+    Chunking,
+    ReplayServer,
+    answer,
+    serving,
+    split,
+)
 
-KEY = "sk-not-a-real-key-0123456789"
 AZURE = {"AZURE_OPENAI_API_KEY": KEY, "OPENAI_API_VERSION": "2025-04-01-preview"}
-EXCHANGES = {
-    f"{case.id}-{number}": exchange
-    for case in recorded.cases("openai.responses")
-    for number, exchange in enumerate(case.exchanges, 1)
-}
-SMALL = {name: exchange for name, exchange in EXCHANGES.items() if len(exchange.body) < 9_000}
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -65,21 +64,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def request(*messages: Message, **changes: Any) -> ModelRequest:
-    settings = changes.pop("settings", ModelSettings())
-    given: dict[str, Any] = {"instructions": "", "tools": (), "output": None, **changes}
-    history = given.pop("history", None) or History(messages or [UserMessage("hi")])
-    return ModelRequest("r", "agent", 1, 1, messages=history, settings=settings, **given)
-
-
 def model(server: ReplayServer, name: str = "gpt-5.5", **options: Any) -> OpenAIResponsesModel:
     return OpenAIResponsesModel(name, api_key=KEY, base_url=f"{server.url}/v1", **options)
-
-
-@asynccontextmanager
-async def serving(*answers: Answer) -> AsyncGenerator[ReplayServer]:
-    with anyio.fail_after(60), ReplayServer(answers) as server:
-        yield server
 
 
 def event(kind: str, **fields: Any) -> bytes:
@@ -138,85 +124,6 @@ def failure(*pieces: bytes) -> ModelError:
 # --- recorded traffic --------------------------------------------------------------------------------------------
 
 
-def wanted(exchange: Exchange) -> dict[str, Any]:
-    expected = {name: exchange.expected[name] for name in ("text", "reasoning", "tool_calls")}
-    return {**expected, "refusal": "", "finish_reason": exchange.expected["status"]}
-
-
-def usage(told: dict[str, Any]) -> Usage:
-    cached, reasoning = told["input_tokens_details"], told["output_tokens_details"]
-    return Usage(
-        told["input_tokens"],
-        told["output_tokens"],
-        told["total_tokens"],
-        cached["cached_tokens"],
-        reasoning["reasoning_tokens"],
-        requests=1,
-    )
-
-
-def check(exchange: Exchange, pieces: Iterable[bytes]) -> None:
-    """The decoder makes of `pieces` what the provider's SDK made of the whole."""
-    recorder, expected, error = Recorder(), exchange.expected, None
-    decoder = ResponsesDecoder(recorder)
-    try:
-        for piece in pieces:
-            decoder.feed(piece)
-        decoder.end()
-    except ModelError as raised:
-        error = raised
-    assert recorder.seen(decoder.status) == wanted(exchange)
-    assert (error.message if error else None) == (expected["error"] and expected["error"]["message"])
-    assert decoder.usage == (expected["usage"] and usage(expected["usage"]))
-
-
-@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-def test_the_decoder_reads_recorded_traffic_however_it_is_split(exchange: Exchange) -> None:
-    for body in (exchange.body, with_crlf(exchange.body), with_comments(exchange.body)):
-        for chunking in CHUNKINGS:
-            check(exchange, split(body, chunking, seed=3))
-    for seed in range(5):
-        check(exchange, split(exchange.body, "random", seed=seed))
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("chunking", CHUNKINGS)
-@pytest.mark.parametrize("exchange", SMALL.values(), ids=SMALL)
-async def test_the_real_client_reads_recorded_traffic(exchange: Exchange, chunking: Chunking) -> None:
-    async with serving(answer(exchange, chunking=chunking)) as server:
-        await check_through_client(exchange, server)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("change", ["crlf", "comments", "neither"])
-async def test_the_real_client_reads_all_recorded_traffic(change: str) -> None:
-    changes: dict[str, Any] = {} if change == "neither" else {change: True}
-    for exchange in EXCHANGES.values():
-        async with serving(answer(exchange, chunking="random", seed=5, **changes)) as server:
-            await check_through_client(exchange, server)
-
-
-@pytest.mark.full
-@pytest.mark.anyio
-@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
-async def test_the_real_client_reads_all_recorded_traffic_byte_by_byte(exchange: Exchange) -> None:
-    async with serving(answer(exchange, chunking="bytes", crlf=True)) as server:
-        await check_through_client(exchange, server)
-
-
-async def check_through_client(exchange: Exchange, server: ReplayServer) -> None:
-    recorder, expected, reply, error = Recorder(), exchange.expected, None, None
-    try:
-        reply = await model(server).respond(request(), recorder)
-    except ModelError as raised:
-        error = raised
-    assert (error.message if error else None) == (expected["error"] and expected["error"]["message"])
-    assert recorder.seen(expected["status"]) == wanted(exchange)
-    if reply is not None:
-        assert reply.usage == usage(expected["usage"])
-        assert reply.finish_reason == ("tool_calls" if expected["tool_calls"] else "stop")
-
-
 def test_an_error_in_a_recorded_stream_keeps_its_code() -> None:
     quota = failure(recorded.load("d17").exchanges[0].body)
     assert (quota.code, quota.retryable) == ("model_rate_limited", False)
@@ -224,59 +131,6 @@ def test_an_error_in_a_recorded_stream_keeps_its_code() -> None:
 
 
 # --- cuts --------------------------------------------------------------------------------------------------------
-
-
-def complete(body: bytes) -> int:
-    """Where the blank line behind `response.completed` begins to be there."""
-    return body.index(b"\n\n", body.index(b"event: response.completed")) + 2
-
-
-def check_every_cut(exchange: Exchange, step: int) -> None:
-    body, end = exchange.body, complete(exchange.body)
-    for at in {*range(0, end, step), end - 2, end - 1}:
-        error = failure(body[:at])
-        assert (error.code, error.retryable) == ("model_stream_dropped", True), at
-    for at in range(end, len(body) + 1):
-        decode(body[:at])
-
-
-@pytest.mark.parametrize("name", ["d14-responses-tool-loop-1", "d15-responses-phases-1"])
-def test_a_stream_cut_at_a_sample_of_bytes_is_an_error(name: str) -> None:
-    check_every_cut(EXCHANGES[name], 17)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", [name for name in EXCHANGES if "d17" not in name])
-def test_a_stream_cut_at_any_byte_is_an_error(name: str) -> None:
-    check_every_cut(EXCHANGES[name], 1)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("ending", ["close", "broken", "reset"])
-async def test_a_connection_cut_at_a_sample_of_bytes_is_an_error(ending: Any) -> None:
-    body = recorded.load("d14").exchanges[0].body
-    await check_cuts(body, ending, [0, 1, *range(7, complete(body), 911), complete(body) - 1])
-
-
-@pytest.mark.full
-@pytest.mark.anyio
-@pytest.mark.parametrize("ending", ["close", "broken"])
-async def test_a_connection_cut_at_any_byte_is_an_error(ending: Any) -> None:
-    body = recorded.load("d14").exchanges[0].body
-    await check_cuts(body, ending, range(complete(body)))
-
-
-async def check_cuts(body: bytes, ending: Any, offsets: Iterable[int]) -> None:
-    answers = [Answer(body=body, cut=at, ending=ending) for at in offsets]
-    async with serving(*answers) as server, model(server) as cut:
-        for at in offsets:
-            with pytest.raises(ModelError) as caught:
-                await cut.respond(request(), Recorder())
-            # A reset may overtake the response's head; then there was no reply that could have broken off.
-            codes = ("model_stream_dropped", "model_unavailable") if ending == "reset" else ("model_stream_dropped",)
-            assert caught.value.code in codes, at
-            assert caught.value.retryable
-            assert KEY not in f"{caught.value} {caught.value.detail}"
 
 
 def test_done_alone_does_not_complete_a_reply_and_nothing_counts_behind_its_end() -> None:
@@ -378,12 +232,6 @@ def test_unknown_events_and_odd_shapes_are_ignored_and_never_a_foreign_error() -
             pass
 
 
-def test_damaged_characters_do_not_end_a_reply() -> None:
-    half = delta("a", sequence_number=4).replace(b'"a"', b'"a\\ud83d"')
-    recorder, _ = decode(delta("a", sequence_number=3) + half + half.replace(b"\\ud83d", b"\xff"), DONE)
-    assert recorder.said == "aa\ud83da\ufffd"  # after the half, the next piece may have the rest
-
-
 def test_of_each_text_only_the_first_piece_is_parsed_however_many_texts_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -454,79 +302,6 @@ def test_an_error_may_be_words_only_or_nothing() -> None:
 def test_usage_told_with_an_error_is_not_lost() -> None:
     told = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
     assert failure(ended("failed", error={"message": "m"}, usage=told)).usage == Usage(3, 4, 7, requests=1)
-
-
-@pytest.mark.parametrize("broken", [b"data: {\n\n", b"data: 7\n\n", b"data: {}}\n\n"])
-def test_an_event_that_cannot_be_read_is_a_dropped_stream(broken: bytes) -> None:
-    assert failure(broken, DONE).code == "model_stream_dropped"
-
-
-def test_bodies_that_are_no_event_stream_say_what_they_are() -> None:
-    whole = failure(b'{"object":"response","error":null,"output":[],"usage":{"input_tokens":2}}')
-    assert (whole.code, whole.retryable, whole.usage) == ("model_rejected", False, Usage(2, 0, 2, requests=1))
-    assert "instead of streaming" in whole.message
-    assert "web page" in failure(b"\n<!doctype html><title>Sign in</title>").message
-    assert "no response" in failure(b'{"detail":"nothing here"}').message
-    assert failure(b'{"output":[').code == "model_stream_dropped"
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("status", "headers", "code", "retryable", "after"),
-    [
-        (400, {}, "model_rejected", False, None),
-        (401, {}, "model_rejected", False, None),
-        (404, {}, "model_rejected", False, None),
-        (408, {}, "model_unavailable", True, None),
-        (429, {"retry-after": "3"}, "model_rate_limited", True, 3.0),
-        (500, {}, "model_unavailable", True, None),
-    ],
-)
-async def test_an_http_error_has_the_code_that_fits_and_is_tried_once(
-    status: int, headers: dict[str, str], code: str, retryable: bool, after: float | None
-) -> None:
-    body = json.dumps({"error": {"message": f"no, {KEY}!", "type": "t"}}).encode()
-    async with serving(Answer(body=body, status=status, headers=headers, content_type=JSON)) as server:
-        with pytest.raises(ModelError) as caught:
-            await model(server).respond(request(), Recorder())
-    error = caught.value
-    assert (error.code, error.retryable, error.retry_after) == (code, retryable, after)
-    assert error.message == "no, ***!"
-    assert KEY not in f"{error.detail} {error.__cause__}"
-    assert len(server.requests) == 1
-
-
-@pytest.mark.anyio
-async def test_a_key_echoed_inside_a_stream_is_not_shown() -> None:
-    shapes = event("error", message=f"bad key {KEY}"), ended("failed", error={"message": f"bad key {KEY}"})
-    async with serving(*(Answer(body=shape) for shape in shapes)) as server:
-        for _ in shapes:
-            with pytest.raises(ModelError) as caught:
-                await model(server).respond(request(), Recorder())
-            assert caught.value.message == "bad key ***"
-            assert KEY not in (caught.value.detail or "")
-
-
-@pytest.mark.anyio
-async def test_a_cancellation_closes_the_connection_at_once() -> None:
-    class Stop(Recorder):
-        def text(self, delta: str) -> None:
-            scope.cancel()
-
-    async with serving(Answer(body=delta("x"), ending="hold")) as server, model(server) as held:
-        with anyio.CancelScope() as scope:
-            await held.respond(request(), Stop())
-        assert scope.cancelled_caught
-        assert await to_thread.run_sync(server.disconnected.wait, 10)
-
-
-@pytest.mark.anyio
-async def test_a_call_may_take_its_timeout_and_no_longer() -> None:
-    async with serving(Answer(body=delta("x"), ending="hold")) as server:
-        with pytest.raises(ModelError, match=r"within 0\.3 seconds") as caught:
-            await model(server).respond(request(settings=ModelSettings(timeout=0.3)), Recorder())
-        assert await to_thread.run_sync(server.disconnected.wait, 10)
-    assert (caught.value.code, caught.value.retryable) == ("model_unavailable", True)
 
 
 # --- requests ----------------------------------------------------------------------------------------------------
@@ -614,28 +389,6 @@ def test_encrypted_reasoning_is_asked_of_models_that_reason(name: str, given: bo
     plain = OpenAIResponsesModel(name, api_key=KEY, encrypted_reasoning=given)
     client = AsyncOpenAI(api_key=KEY, http_client=httpx2.AsyncClient())
     assert ("include" in from_json(plain._body(client, request()))) == asked
-
-
-@pytest.mark.anyio
-async def test_history_and_tools_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = {"messages": 0, "tools": 0}
-
-    def counted(name: str, encode: Any) -> Any:
-        def count(value: Any) -> bytes:
-            encoded[name] += 1
-            return encode(value)
-
-        return count
-
-    monkeypatch.setattr(openai_responses, "encode_message", counted("messages", encode_message))
-    monkeypatch.setattr(openai_responses, "encode_tools", counted("tools", openai_responses.encode_tools))
-    history = History([UserMessage("1"), AssistantMessage([TextPart("2")])])
-    async with serving(Answer(body=DONE)) as server, model(server) as counting:
-        for turn in range(20):
-            await counting.respond(request(history=history, tools=[ToolDefinition("f", "", {})]), Recorder())
-            history.append(AssistantMessage([TextPart(str(turn))]))
-    assert encoded == {"messages": 21, "tools": 1}
-    assert len(server.requests[-1].json["input"]) == 21
 
 
 # --- what goes back ----------------------------------------------------------------------------------------------
@@ -929,7 +682,7 @@ async def test_d17_a_failed_response_fails_the_run_with_the_providers_words() ->
 async def test_a_cut_reply_is_tried_again_and_no_tool_runs_on_half_arguments() -> None:
     case = recorded.load("d14")
     body = case.exchanges[0].body
-    cuts = [body.index(b"response.function_call_arguments.done"), complete(body) - 1]
+    cuts = [body.index(b"response.function_call_arguments.done"), body.index(b"event: response.completed")]
     answers = [*(Answer(body=body, cut=cut, ending="close") for cut in cuts), *map(answer, case.exchanges)]
     async with serving(*answers) as server:
         agent = Agent("g", model=model(server), tools=[get_capital], settings=ModelSettings(retry_delay=0))

@@ -236,6 +236,8 @@ class GoogleDecoder(StreamDecoder):
             return
         chunk = self._parse(event)
         self._take_whole(chunk)
+        if event.event == "error":
+            raise self._error(chunk)
         self._learn(event, chunk)
 
     def _take_whole(self, fields: dict[str, Any]) -> None:
