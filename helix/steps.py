@@ -103,7 +103,14 @@ async def _ask(model: Model, request: ModelRequest, reply: Reply) -> ModelReply:
         text = f"the model did not answer within {timeout:g} s" if timeout else describe(error)
         raise ModelError("model_unavailable", text, retryable=True) from None
     except Exception as error:
-        raise ModelError("internal", f"{model.name}: {describe(error)}") from error
+        raise _Broken(describe(error)) from error
+
+
+class _Broken(ModelError):
+    """What a model raised that is no `ModelError`; whoever reads it has to know whose it is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("internal", message)
 
 
 def _abandon(live: LiveAgent, request: ModelRequest, choice: Choice, error: ModelError) -> float:
@@ -112,7 +119,8 @@ def _abandon(live: LiveAgent, request: ModelRequest, choice: Choice, error: Mode
     following = choice.following if code in choice.on else None
     retries = DEFAULT_RETRIES if settings.max_retries is None else settings.max_retries
     again = following is not None or (error.retryable and choice.retries < retries)
-    text = error.message if choice.model is live.model else f"{choice.model.name}: {error.message}"
+    named = choice.model is not live.model or isinstance(error, _Broken)
+    text = f"{choice.model.name}: {error.message}" if named else error.message
     if following is not None:
         text = f"{text.rstrip('.')}; next: {following.name}"
     usage = live.run.prices.priced(node.asked, error.usage or Usage(requests=1))

@@ -12,7 +12,7 @@ import helix
 from helix import Agent, ModelError, ModelSettings, RunFailed, tool
 from helix.errors import DefinitionError, MissingKey, UnknownModel
 from helix.limits import Usage
-from helix.model import History, Model, ModelRequest
+from helix.model import Emit, History, Model, ModelReply, ModelRequest
 from helix.models.fallback import FallbackModel
 from helix.models.google import GoogleModel
 from helix.testing import Call, ScriptedModel, Turn, check_stream
@@ -89,6 +89,18 @@ async def test_the_next_model_answers_when_one_fails_in_mid_reply_and_both_attem
     assert [chunk.model for chunk in chunks if chunk.type == "run_start"] == ["fallback(one, two)"]
     assert [type(message).__name__ for message in result.messages] == ["UserMessage", "AssistantMessage"]
     assert second.requests[0].attempt == 2
+
+
+async def test_a_model_that_breaks_is_named_once() -> None:
+    class Broken(Named):
+        async def respond(self, request: ModelRequest, emit: Emit) -> ModelReply:
+            raise LookupError("no such thing")
+
+    result, chunks = await watched(FallbackModel(Broken("one"), Named("two", "Fine."), on=["internal"]))
+    assert result.output == "Fine."
+    assert errors(chunks) == ["one: LookupError: no such thing; next: two"]
+    _, chunks = await watched(Broken("alone"))
+    assert errors(chunks) == ["alone: LookupError: no such thing"]
 
 
 async def test_an_agent_goes_on_with_the_model_that_answered_and_its_next_run_begins_with_the_first() -> None:
