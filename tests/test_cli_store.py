@@ -153,6 +153,13 @@ def test_a_trimmed_run_is_shown_replayed_judged_and_goes_on(folder: Path) -> Non
     assert "is no age" in helix("trim", "--older-than", "soon", cwd=folder).stderr
 
 
+def test_a_run_is_not_resumed_with_another_agent(folder: Path) -> None:
+    run_id = suspended("clerk", folder)
+    assert refusal("run", "mod:two", "--resume", run_id, cwd=folder) == (
+        f"--resume: run {run_id} is one of agent 'clerk'; mod:two is 'two'"
+    )
+
+
 def test_runs_are_listed_by_session_and_by_status(folder: Path) -> None:
     answer("run", "mod:echo", "Hello.", cwd=folder)
     session = str(newest(folder)["session_id"])

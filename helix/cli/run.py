@@ -142,8 +142,11 @@ async def _started(
 ) -> RunHandle[Any, Any]:
     ask = writer.asker if options.wait == "hold" else None
     if options.resume and store is not None:
-        run_id = (await find_run(store, options.resume)).run_id
-        return await executor.resume(run_id, input, model=options.model, on_approval=ask)
+        record = await find_run(store, options.resume)
+        if record.agent_type != agent.name:
+            which = f"run {record.run_id} is one of agent {record.agent_type!r}"
+            raise UsageError(f"--resume: {which}; {options.agent} is {agent.name!r}")
+        return await executor.resume(record.run_id, input, model=options.model, on_approval=ask)
     return await executor.execute(agent, input, model=options.model, on_approval=ask, wait=options.wait)
 
 
