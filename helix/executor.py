@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing_extensions import TypeVar
 
 from helix import chunks as c
 from helix.agent import Agent
-from helix.errors import DefinitionError, RunBusy, UnknownAgent, UsageError, did_you_mean
+from helix.errors import DefinitionError, RunBusy, UnknownAgent, UnknownRun, UsageError, did_you_mean
 from helix.fold import RunTree
 from helix.forking import forked
 from helix.handle import RunHandle
@@ -28,7 +28,7 @@ from helix.inputs import messages_of
 from helix.limits import Limits
 from helix.live import LiveAgent, OnApproval, Run, WaitMode
 from helix.log import RunLog
-from helix.messages import HistoryPage
+from helix.messages import HistoryPage, Message
 from helix.model import Model
 from helix.prices import Price, Prices
 from helix.providers import Gates, ProviderLimits
@@ -361,8 +361,10 @@ class Executor:
         Raises:
             StoreError: the store cannot be read.
         """
-        turn = await self._shelf.newest(session_id)
-        messages = (await self._shelf.get(turn.run_id)).tree.root.messages if turn else ()
+        messages: Sequence[Message] = ()
+        with suppress(UnknownRun):  # deleted in this moment
+            if turn := await self._shelf.newest(session_id):
+                messages = (await self._shelf.get(turn.run_id)).tree.root.messages
         return HistoryPage(messages, limit, before)
 
     async def delete_session(self, session_id: str) -> int:

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import anyio
 
 from helix.commands import Interrupt
-from helix.errors import SessionBusy, UsageError
+from helix.errors import SessionBusy, UnknownRun, UsageError
 from helix.fold import RunTree
 from helix.live import Run
 from helix.log import RunLog
@@ -61,13 +61,24 @@ class Turns:
                     return await self._begin(session_id, make)
 
     async def _begin(self, session_id: str, make: Callable[[RunTree | None], RunLog]) -> RunLog:
-        turn = await self._shelf.newest(session_id)
-        if turn is not None and turn.standing != "ended":
-            raise _busy(session_id, turn)
-        before = None if turn is None else (await self._shelf.get(turn.run_id)).tree
+        before = await self._last(session_id)
         log = make(before)
-        await self._shelf.keep(log, None if turn is None else turn.run_id)
+        await self._shelf.keep(log, None if before is None else before.root_id)
         return log
+
+    async def _last(self, session_id: str, missing: str | None = None) -> RunTree | None:
+        """The session's last run, which has ended; of one that is deleted in this moment, the one before it."""
+        turn = await self._shelf.newest(session_id)
+        if turn is None:
+            return None
+        if turn.standing != "ended":
+            raise _busy(session_id, turn)
+        try:
+            return (await self._shelf.get(turn.run_id)).tree
+        except UnknownRun:
+            if turn.run_id == missing:  # the store names it again and again, and does not have it
+                raise
+        return await self._last(session_id, turn.run_id)
 
     async def _make_way(self, session_id: str, on_busy: OnBusy) -> None:
         """Returns once the session's last run has ended."""

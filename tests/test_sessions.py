@@ -14,7 +14,7 @@ from helix import Agent, Executor, RunHandle, Session, SessionBusy, ToolMessage,
 from helix.chunks import Chunk
 from helix.executor import EXECUTE_OPTIONS
 from helix.log import now_ms
-from helix.store import NewRun
+from helix.store import NewRun, RunRecord
 from helix.stores import open_store
 from helix.stores.memory import MemoryStore
 from helix.testing import Call, FunctionModel, ScriptedModel, Turn, check_stream
@@ -471,6 +471,33 @@ async def test_a_conversation_that_is_deleted_meanwhile_is_not_gone_on_with(shar
             with pytest.raises(SessionBusy, match="has been deleted"):
                 await opened.create(NewRun("r", "a", S, follows=first.run_id), [], owner="me", lease=1)
             assert said(await (await executor.execute(CLERK, "two", session_id=S)).result()) == ["two"]
+
+
+class Forgetful(MemoryStore):
+    """Forgets a session in the moment in which somebody has found its newest run."""
+
+    forgets = ""
+
+    async def runs(self, **which: Any) -> list[RunRecord]:
+        found = await super().runs(**which)
+        if self.forgets and which.get("session_id") == self.forgets:
+            await self.delete_session(self.forgets)
+        return found
+
+
+async def test_a_conversation_that_is_deleted_before_it_is_read_begins_anew() -> None:
+    store = Forgetful()
+    with anyio.fail_after(20):
+        async with Executor(store=store) as executor, Executor(store=store) as other:
+            await (await executor.execute(CLERK, "one", session_id=S)).result()
+            store.forgets = S
+            assert await other.history(S) == []
+            await (await executor.execute(CLERK, "two", session_id=S)).result()
+            store.forgets = S
+            handle = await other.execute(CLERK, "three", session_id=S)
+            store.forgets = ""
+            assert said(await handle.result()) == ["three"]
+            assert [record.run_id for record in await store.runs(session_id=S)] == [handle.run_id]
 
 
 # --- the other forms
