@@ -35,12 +35,20 @@ async def trim_ended(store: Store, older_than: timedelta) -> int:
     """
     due = time.time_ns() // 1_000_000 - older_than // timedelta(milliseconds=1)
     dropped, before = 0, None
-    while records := await store.runs(statuses=ENDED, limit=_PAGE, before=before):
+    while records := await _older(store, before):
         for record in records:
             if record.updated_at <= due and record.floor < record.last_sequence:
                 dropped += await _trim_if_there(store, record)
         before = records[-1].run_id
     return dropped
+
+
+async def _older(store: Store, before: str | None) -> list[RunRecord]:
+    """A page of runs that have ended; the first one, if the run to go on behind is deleted in this moment."""
+    try:
+        return await store.runs(statuses=ENDED, limit=_PAGE, before=before)
+    except UnknownRun:
+        return await store.runs(statuses=ENDED, limit=_PAGE)
 
 
 async def _trim_if_there(store: Store, record: RunRecord) -> int:

@@ -32,12 +32,13 @@ from helix import (
     partial_items,
     partial_outputs,
     tool,
+    trimming,
 )
 from helix.chunks import Chunk, Control, Resync, StepStart, StreamEnd, TextDelta, chunk_schema
 from helix.fold import fold
 from helix.journal import Journal
 from helix.log import RunLog
-from helix.store import NewRun, Store, Write, is_delta
+from helix.store import NewRun, RunRecord, Store, Write, is_delta
 from helix.stores import open_store
 from helix.stores.memory import MemoryStore
 from helix.testing import Call, FunctionModel, ScriptedModel, Turn, check_stream
@@ -175,6 +176,28 @@ async def test_runs_that_ended_long_ago_are_trimmed_together(make_store: MakeSto
             records = {record.run_id: record for record in await store.runs()}
             assert all(records[run_id].floor == records[run_id].last_sequence for run_id in run_ids)
             assert records[parked.run_id].floor == 0
+
+
+class Forgetful(MemoryStore):
+    """Forgets the runs of the page that somebody has just read."""
+
+    async def runs(self, **which: Any) -> list[RunRecord]:
+        found = await super().runs(**which)
+        if which.get("before") is None:
+            for record in found:
+                await self.delete(record.run_id)
+        return found
+
+
+@pytest.mark.anyio
+async def test_runs_that_are_deleted_while_all_are_trimmed_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trimming, "_PAGE", 2)
+    store = Forgetful()
+    async with Executor(store=store) as executor:
+        for _ in range(5):
+            await (await executor.execute(boss, "Go.", model=ScriptedModel(["Done."]))).result()
+        assert await executor.trim(older_than=timedelta(0)) == 0
+        assert await store.runs() == []
 
 
 @pytest.mark.anyio
