@@ -135,8 +135,6 @@ class RunLog:
             InvalidPatch: a state patch does not apply; the log is as it was.
         """
         tree, log = self.tree, self.chunks
-        if tree.ended:
-            raise InvalidChunk(f"run {self.run_id} has ended; nothing can follow its run_end")
         now = time.time_ns() // 1_000_000
         if now != self._now:  # chunks of one millisecond share the number object
             self._now = now
@@ -144,8 +142,8 @@ class RunLog:
         try:
             for chunk in chunks:
                 node = tree.agents.get(chunk.agent_id)
-                if node is not None and node.status != "running":
-                    raise InvalidChunk(f"agent {chunk.agent_id!r} has ended; it cannot produce a {chunk.type} any more")
+                if node is None or node.status != "running":
+                    self._check_open(chunk)
                 number += 1
                 chunk.sequence = number
                 chunk.timestamp = self._now
@@ -158,9 +156,17 @@ class RunLog:
             self.shown = number
         else:
             self.kept.note()
-        self._tell()
+        if self._news is not None:
+            self._news.ring()
         if tree.steps_ended != steps_ended:
             self.make_room()
+
+    def _check_open(self, chunk: Chunk) -> None:
+        """Refuses a chunk of an agent that has ended, or of a run that has."""
+        if self.tree.ended:
+            raise InvalidChunk(f"run {self.run_id} has ended; nothing can follow its run_end")
+        if chunk.agent_id in self.tree.agents:
+            raise InvalidChunk(f"agent {chunk.agent_id!r} has ended; it cannot produce a {chunk.type} any more")
 
     def show(self, sequence: int) -> None:
         """Readers may see the chunks up to that number: they are kept."""
