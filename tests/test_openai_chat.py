@@ -26,6 +26,7 @@ from helix.messages import (
 )
 from helix.model import History, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
 from helix.models._chat import ChatDecoder, encode_message
+from helix.models._lines import HttpxLine
 from helix.models.openai_chat import OpenAIChatModel
 from tests import recorded
 from tests.dialects import KEY, request
@@ -367,6 +368,30 @@ async def test_a_request_carries_what_was_asked_for() -> None:
     assert first.headers["content-type"] == "application/json"
     assert first.headers["x-trace"] == "t"
     assert set(second.json) == {"model", "stream", "stream_options", "messages"}
+
+
+@pytest.mark.anyio
+async def test_a_line_builds_its_request_once_for_calls_that_differ_in_their_bodies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built: list[str] = []
+
+    class Client(httpx2.AsyncClient):
+        def build_request(self, *given: Any, **options: Any) -> httpx2.Request:
+            built.append(options["headers"].get("x-trace", ""))
+            return super().build_request(*given, **options)
+
+    monkeypatch.setattr("helix.models._openai.new_line", lambda: HttpxLine(Client()))
+    traces = ("a", "a", "a", "b", "a", None)
+    answers = [Answer(body=DONE, headers={"set-cookie": "seen=1"}) for _ in traces]
+    async with serving(*answers) as server, model(server) as asked:
+        for number, trace in enumerate(traces):
+            settings = ModelSettings(headers={"x-trace": trace} if trace else None)
+            await asked.respond(request(UserMessage("x" * number), settings=settings), Recorder())
+    assert built == ["a", "b", "a", ""]
+    assert [each.headers.get("x-trace") for each in server.requests] == list(traces)
+    assert [each.json["messages"][0]["content"] for each in server.requests] == ["x" * n for n in range(len(traces))]
+    assert all("cookie" not in each.headers for each in server.requests)
 
 
 @pytest.mark.anyio

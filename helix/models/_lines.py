@@ -11,7 +11,7 @@ import importlib.util
 import io
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 from urllib.request import getproxies
 
 import anyio
@@ -37,6 +37,8 @@ _INFLATED = ("gzip", "x-gzip", "deflate")  # by `_transport`
 _BAD_URLS = ("UnsupportedProtocol", "InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError")
 """The errors of httpx2 and aiohttp, which need not be there."""
 _ASKED = {"accept-encoding": "gzip, deflate"}
+_Asked: TypeAlias = tuple[str, dict[str, str], dict[str, str]]
+"""A URL, an adapter's headers, and those over them."""
 
 
 class Answer(Protocol):
@@ -129,21 +131,15 @@ class HttpxLine:
     def __init__(self, client: httpx2.AsyncClient, *, injected: bool = False) -> None:
         self._client = client
         self._injected = injected
+        # A request as asked for last: URL and headers are parsed once, not once a step of each run.
+        self._last: tuple[_Asked, httpx2.Request] | None = None
 
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, over: Mapping[str, str] | None = None
     ) -> Answer:
         """See `Line.post`."""
-        client, timeout = self._client, _NO_TIMEOUT
-        if self._injected:
-            timeout = client.timeout
-            headers = {name: value for name, value in headers.items() if name not in client.headers}
-        else:
-            headers = {**_ASKED, **headers}
         try:
-            all_headers = httpx2.Headers(headers)
-            all_headers.update(over or {})
-            request = client.build_request("POST", url, content=body, headers=all_headers, timeout=timeout)
+            request = self._request(url, headers, body, over or {})
         except (ValueError, httpx2.InvalidURL) as error:
             raise unreached(error, url, {}) from None
         try:
@@ -154,6 +150,26 @@ class HttpxLine:
     async def close(self) -> None:
         """See `Line.close`."""
         await self._client.aclose()
+
+    def _request(self, url: str, headers: Mapping[str, str], body: bytes, over: Mapping[str, str]) -> httpx2.Request:
+        if self._injected:
+            headers = {name: value for name, value in headers.items() if name not in self._client.headers}
+            return self._built(url, headers, body, over, self._client.timeout)
+        asked = (url, dict(headers), dict(over))
+        if self._last is None or self._last[0] != asked:
+            request = self._built(url, {**_ASKED, **headers}, b"", over, _NO_TIMEOUT)
+            for name in ("content-length", "cookie"):  # the body's own; and aiohttp's line keeps no cookies either
+                request.headers.pop(name, None)
+            self._last = asked, request
+        like = self._last[1]
+        return httpx2.Request("POST", like.url, headers=like.headers, content=body, extensions=like.extensions)
+
+    def _built(
+        self, url: str, headers: Mapping[str, str], body: bytes, over: Mapping[str, str], timeout: httpx2.Timeout
+    ) -> httpx2.Request:
+        all_headers = httpx2.Headers(headers)
+        all_headers.update(over)
+        return self._client.build_request("POST", url, content=body, headers=all_headers, timeout=timeout)
 
 
 class HttpxAnswer:
