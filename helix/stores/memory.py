@@ -131,7 +131,7 @@ class MemoryStore:
             run.owner = None
         for command_id in write.acknowledge:
             run.unread.pop(command_id, None)
-        self._watch.wake(write.run_id)
+        self._watch.wake(write.run_id, posts=False)
 
     async def read(
         self, run_id: str, from_offset: int = 0, *, limit: int = 1000, deltas: bool = True

@@ -135,7 +135,7 @@ class PostgresStore:
                 raise refusal(write, await self._get(write.run_id))
 
         await persist_to_the_end(append, self._patience)
-        self._tell(write.run_id)
+        self._tell(write.run_id, posts=False)
 
     async def read(
         self, run_id: str, from_offset: int = 0, *, limit: int = 1000, deltas: bool = True
@@ -266,8 +266,8 @@ class PostgresStore:
         rows = await self._ask(q.POSITIONS, run_ids=list(run_ids))
         return {run_id: (last, posted) for run_id, last, posted in rows}
 
-    def _tell(self, run_id: str) -> None:
-        self._watch.wake(run_id)
+    def _tell(self, run_id: str, *, posts: bool = True) -> None:
+        self._watch.wake(run_id, posts=posts)
         if self._wake is not None:
             self._wake.tell(run_id)
 

@@ -141,7 +141,7 @@ class RedisStore:
                 raise refusal(write, await self._get(write.run_id))
 
         await persist_to_the_end(append, self._patience)
-        self._watch.wake(write.run_id)
+        self._watch.wake(write.run_id, posts=False)
 
     async def read(
         self, run_id: str, from_offset: int = 0, *, limit: int = 1000, deltas: bool = True

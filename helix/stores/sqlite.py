@@ -147,7 +147,7 @@ class SqliteStore:
             db.executemany("UPDATE posts SET data = NULL WHERE run = ? AND command_id = ?", acknowledged)
 
         await self._file.write(append)
-        self._watch.wake(write.run_id)
+        self._watch.wake(write.run_id, posts=False)
 
     async def read(
         self, run_id: str, from_offset: int = 0, *, limit: int = 1000, deltas: bool = True

@@ -61,10 +61,11 @@ class Watch:
             if not others:
                 del self._waiters[run_id]
 
-    def wake(self, run_id: str) -> None:
-        """Something has come for that run."""
+    def wake(self, run_id: str, *, posts: bool = True) -> None:
+        """Something has come for that run; unless `posts`, no command: its owner need not look into its inbox."""
         for waiter in self._waiters.get(run_id, ()):
-            waiter.news.set()
+            if posts or waiter.chunks_after < math.inf:
+                waiter.news.set()
 
     def wake_all(self) -> None:
         """Nobody knows what has come: all look."""
