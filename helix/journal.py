@@ -16,7 +16,16 @@ import anyio
 
 from helix.chunks import Chunk, Control, Resync, chunk_to_json
 from helix.commands import Cancel, Command, Interrupt, Respond, Send, command_to_json, parse_command
-from helix.errors import AlreadyAnswered, HelixError, InvalidAnswer, RunBusy, RunEnded, StaleWriter, StoreError
+from helix.errors import (
+    AlreadyAnswered,
+    HelixError,
+    InvalidAnswer,
+    RunBusy,
+    RunEnded,
+    StaleWriter,
+    StoreError,
+    UnknownRun,
+)
 from helix.fold import AgentNode, RunTree, fold
 from helix.log import RunLog
 from helix.store import ENDED, PARKED, Claim, NewRun, RunRecord, Store, Write
@@ -191,7 +200,7 @@ class Journal:
         begun = anyio.current_time()
         try:
             await self._store.append(write)
-        except StaleWriter as error:
+        except (StaleWriter, UnknownRun) as error:
             self._lose(error)
             return True
         except StoreError as error:
@@ -243,7 +252,7 @@ class Journal:
             try:
                 position = await self.take_posts(take, position)
                 await self._store.wait(self._log.run_id, posts_after=position, timeout=_POLL_SECONDS)
-            except StoreError:  # `keep` finds out whether it comes back
+            except (StoreError, UnknownRun):  # `keep` finds out whether it comes back, or is gone for good
                 await anyio.sleep(_RETRY_SECONDS)
 
     async def take_posts(self, take: Take, after: int = 0) -> int:

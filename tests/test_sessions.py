@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -523,3 +524,20 @@ async def test_a_sessions_turns_and_the_short_forms_take_it_too() -> None:
             assert [chunk.type async for chunk in session.stream("3", on_busy="interrupt")][-1] == "run_end"
             assert session.result.output == "three"
     assert "on_busy" in EXECUTE_OPTIONS
+
+
+async def test_a_live_run_whose_lease_had_passed_and_that_is_deleted_stops_alone(shared: Any) -> None:
+    gate = Gate()
+    busy = Agent("a", model=ScriptedModel([Turn(calls=[Call("gate")]), "one"]), tools=[gate.tool])
+    opened = open_store(shared) if isinstance(shared, str) else shared
+    append = opened.append
+    opened.append = lambda write: append(replace(write, lease=0))
+    with anyio.fail_after(20):
+        async with Executor(store=opened) as executor:
+            handle = await executor.execute(busy, "0", session_id=S)
+            await gate.entered.wait()
+            assert await opened.delete_session(S) == 1
+            gate.open.set()
+            with pytest.raises(helix.UnknownRun, match=f"no run '{handle.run_id}' in this store"):
+                await handle.result()
+            assert said(await (await executor.execute(CLERK, "two", session_id="t")).result()) == ["two"]
