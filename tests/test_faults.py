@@ -11,6 +11,7 @@ import gzip
 import json
 import logging
 import traceback
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -47,6 +48,7 @@ SHORT = 0.06
 JSON, HTML = "application/json", "text/html; charset=utf-8"
 PAGE = f"<!doctype html><html><body>{ECHO}</body></html>".encode()
 BIG = "x" * 10_000_000
+PASSWORD = "open-sesame"
 
 # --- what the server does ----------------------------------------------------------------------------------------
 
@@ -378,3 +380,56 @@ def test_the_search_for_keys_would_find_one(wire: Dialect, monkeypatch: pytest.M
         seen = run_alone("asyncio", lambda name=name: play(wire, [FAULTS[name].moves(wire)], ModelSettings()))
         assert KEY in seen.told
         assert SECRET in seen.told
+
+
+async def ask_at(wire: Dialect, url: str) -> Seen:
+    """One run whose server is there, and no answer."""
+    model = Watched(wire.model(url))
+    agent = Agent("a", model=cast(Model, model), settings=ModelSettings(max_retries=0))
+    async with helix.stream(agent, "go") as run:
+        chunks = await helix.collect(run)
+        result = await run.result()
+    return Seen(chunks, result, 0, told_by(agent, model, chunks, result))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wire", DIALECTS, ids=lambda wire: wire.name)
+def test_no_password_of_a_base_url_is_told(wire: Dialect, backend: Backend) -> None:
+    for url in (
+        f"ftp://user:{PASSWORD}@127.0.0.1:1",
+        f"user:{PASSWORD}@127.0.0.1:1",
+        f"http://user:{PASSWORD}@127.0.0.1:999999",
+        f"http://user:{PASSWORD}@127.0.0.1:1",
+    ):
+        seen = run_alone(backend, lambda url=url: ask_at(wire, url))
+        assert seen.result.status == "failed"
+        assert PASSWORD not in seen.told
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wire", DIALECTS, ids=lambda wire: wire.name)
+def test_a_password_of_a_base_url_is_sent(wire: Dialect, backend: Backend) -> None:
+    async def play_at() -> tuple[Seen, str]:
+        async with serving([whole(wire.said("fine"))]) as server:
+            seen = await ask_at(wire, server.url.replace("//", f"//user:{PASSWORD}@"))
+            await server.all_closed()
+        return seen, server.requests[0].headers["authorization"]
+
+    seen, sent = run_alone(backend, play_at)
+    assert (seen.result.output, sent) == ("fine", f"Basic {b64encode(f'user:{PASSWORD}'.encode()).decode()}")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wire", DIALECTS, ids=lambda wire: wire.name)
+def test_no_password_of_a_proxy_is_told(wire: Dialect, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play_behind() -> Seen:
+        async with serving([whole(b"no tunnels here", 501)]) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("//", f"//user:{PASSWORD}@"))
+            seen = await ask_at(wire, "https://example.test")
+            await proxy.all_closed()
+        return seen
+
+    seen = run_alone(backend, play_behind)
+    assert (seen.result.status, seen.result.error_code) == ("failed", "model_unavailable")
+    assert PASSWORD not in seen.told
+    assert b64encode(f"user:{PASSWORD}".encode()).decode() not in seen.told

@@ -243,6 +243,8 @@ class AiohttpLine:
             raise ModelError("model_rejected", MALFORMED)
         data = body if len(body) < _MANY_BYTES else io.BytesIO(body)
         try:
+            if "@" in url and httpx2.URL(url).userinfo:  # a password goes before a key, as httpx2 has it
+                sent = {name: value for name, value in sent.items() if name.lower() != "authorization"}
             return AiohttpAnswer(await self._session.post(url, data=data, headers=sent, allow_redirects=False), sent)
         except Exception as error:  # whatever it raises; not chained: its text may hold the key
             raise unreached(error, url, sent) from None
@@ -287,11 +289,13 @@ class AiohttpAnswer:
 def unreached(error: BaseException | None, url: str, sent: Mapping[str, str]) -> ModelError:
     """The error for a call that failed before its answer began."""
     if type(error).__name__ in _BAD_URLS:
-        return ModelError("model_rejected", NO_URL, detail=scrub(str(error), secrets_in(sent)))
+        asked = url.rpartition("@")[2].partition("?")[0]  # neither a password nor what a query may hold
+        return ModelError("model_rejected", NO_URL, detail=f"{type(error).__name__}: {asked}")
     if isinstance(error, (httpx2.LocalProtocolError, ValueError)):  # about a header: its text may quote the key
         return ModelError("model_rejected", MALFORMED)
     host = httpx2.URL(url).host
-    detail = scrub(f"{host}: {error!r}", secrets_in(sent))
+    # Not its repr: that of aiohttp's errors may hold a proxy's password.
+    detail = scrub(f"{host}: {type(error).__name__}: {error}", secrets_in(sent))
     if isinstance(error, (httpx2.TimeoutException, TimeoutError)) and _timed_out(error):
         return ModelError("model_unavailable", "The model did not answer in time.", retryable=True, detail=detail)
     return ModelError("model_unavailable", "The model cannot be reached.", retryable=True, detail=detail)
