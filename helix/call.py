@@ -316,6 +316,8 @@ async def ask_user_code(
     try:
         given = function(replace(host.context, tool_call_id=tool_call_id), *arguments)
         return await given if inspect.isawaitable(given) else given
+    except SystemExit as error:  # which would end the event loop, and all runs with it
+        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
     finally:
         host.close()
 

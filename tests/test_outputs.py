@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -193,6 +194,30 @@ async def test_a_validator_that_fails_itself_fails_the_run() -> None:
 
     _, result, _ = await play(Agent("a", output_type=City, output_validators=[wrong]), given("Rome", "text"))
     assert (result.status, result.error_code) == ("failed", "internal")
+
+
+async def test_a_sys_exit_in_a_users_function_ends_the_run_or_the_call_and_no_more() -> None:
+    def leaves(given: Any, arguments: Any = None) -> Any:
+        sys.exit(3)
+
+    @tool(requires_approval=leaves)
+    def look(city: str) -> str:
+        return city
+
+    agents = [
+        Agent("a", output_validators=[leaves]),
+        Agent("a", instructions=leaves),
+    ]
+    for agent in agents:
+        _, result, _ = await play(agent, "words")
+        assert (result.status, result.error_code) == ("failed", "internal")
+        assert result.error == "internal error: RuntimeError: it called sys.exit(3)"
+    asked = Turn(calls=[Call("look", city="a"), Call("look", city="b")])
+    chunks, result, _ = await play(Agent("a", tools=[look]), asked, "done")
+    assert result.output == "done"
+    assert {chunk.error for chunk in chunks if chunk.type == "tool_end"} == {
+        "requires_approval of look: RuntimeError: it called sys.exit(3)"
+    }
 
 
 async def test_what_is_said_to_an_agent_while_a_validator_waits_is_answered_first() -> None:
