@@ -176,7 +176,11 @@ class Executor:
             self._check_entered()  # it may have been left by now
             return _going_on(start, before, keeps_state=state is None)
 
-        log = await self._turns.begin(session_id, on_busy, begin)
+        try:
+            log = await self._turns.begin(session_id, on_busy, begin)
+        except Exception:
+            self._check_entered()  # if it was left meanwhile, the store is closed, and may say anything
+            raise
         given = self._deps if deps is _UNSET else deps
         handle = self._handles[log.run_id] = RunHandle(agent, log)
         return self._start(tasks, handle, log, root_model, override, given, on_approval)
