@@ -204,12 +204,11 @@ async def test_a_sys_exit_in_a_users_function_ends_the_run_or_the_call_and_no_mo
     def look(city: str) -> str:
         return city
 
-    agents = [
-        Agent("a", output_validators=[leaves]),
-        Agent("a", instructions=leaves),
-    ]
-    for agent in agents:
-        _, result, _ = await play(agent, "words")
+    for agent, script in (
+        (Agent("a", output_validators=[leaves]), ["words"]),
+        (Agent("a", instructions=leaves), []),
+    ):
+        _, result, _ = await play(agent, *script)
         assert (result.status, result.error_code) == ("failed", "internal")
         assert result.error == "internal error: RuntimeError: it called sys.exit(3)"
     asked = Turn(calls=[Call("look", city="a"), Call("look", city="b")])
