@@ -106,6 +106,14 @@ EXPECTED: dict[str, list[str]] = {
         "The tide is out.",
         "resync up to chunk 8 ['user', 'assistant']",
     ],
+    "17_sessions": [
+        "completed - I have read 3 messages.",
+        "2 older: ['And now?', 'I have read 3 messages.']",
+        "0 older: ['Good morning.', 'I have read 1 messages.']",
+        "monday 2 runs, completed",
+        "2 runs deleted",
+        "[] []",
+    ],
 }
 """Lines that each example prints, in this order; others may stand between them."""
 
