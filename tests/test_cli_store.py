@@ -177,6 +177,85 @@ def test_a_file_is_replayed_though_a_store_is_named(folder: Path) -> None:
     assert answer("replay", "log.jsonl", cwd=folder) == "Kept twice.\n"
 
 
+def talk(cwd: Path, *sessions: str) -> None:
+    """A run in each session, one after the other."""
+    code = "import anyio, sys, mod\nfrom helix import Executor, Session\nasync def main():\n"
+    code += " async with Executor(store='sqlite:///runs.db') as executor:\n  for name in sys.argv[1:]:\n"
+    code += "   await Session(mod.echo, executor, name).send(f'Hello, {name}.\\nHow are you?')\nanyio.run(main)"
+    subprocess.run([sys.executable, "-W", "error", "-c", code, *sessions], cwd=cwd, check=True, timeout=SECONDS)
+
+
+def test_sessions_are_listed_in_pages_newest_first(folder: Path) -> None:
+    talk(folder, "monday", "tuesday", "wednesday", "monday")
+    heading, *rows = answer("sessions", cwd=folder).splitlines()
+    assert heading.split() == ["session", "runs", "status", "updated", "last", "run"]
+    assert [row.split()[:3] for row in rows] == [
+        ["monday", "2", "completed"],
+        ["wednesday", "1", "completed"],
+        ["tuesday", "1", "completed"],
+    ]
+    page = helix("sessions", "list", "--limit", "2", cwd=folder)
+    assert [row.split()[0] for row in page.stdout.splitlines()] == ["session", "monday", "wednesday"]
+    assert page.stderr == "helix: older ones: --before wednesday\n"
+    assert answer("sessions", "--before", "wednesday", cwd=folder).splitlines()[1].split()[0] == "tuesday"
+    listed = [json.loads(line) for line in answer("sessions", "--json", cwd=folder).splitlines()]
+    assert [(item["session_id"], item["runs"]) for item in listed] == [("monday", 2), ("wednesday", 1), ("tuesday", 1)]
+    none = helix("sessions", "--before", "tuesday", cwd=folder)
+    assert (none.returncode, none.stdout, none.stderr) == (0, "", "helix: no such sessions in this store\n")
+
+
+def test_a_conversation_is_shown_in_pages(folder: Path) -> None:
+    talk(folder, "monday", "monday")
+    said = "user: Hello, monday.\n  How are you?\nassistant: Hello, monday.\n  How are you?\n"
+    assert answer("sessions", "show", "monday", cwd=folder) == said * 2
+    page = helix("sessions", "show", "mond", "--limit", "2", cwd=folder)
+    assert (page.stdout, page.stderr) == (said, "helix: 2 older ones: --before 2\n")
+    page = helix("sessions", "show", "mond", "--limit", "2", "--before", "2", "--json", cwd=folder)
+    assert ([json.loads(line)["role"] for line in page.stdout.splitlines()], page.stderr) == (["user", "assistant"], "")
+    session = str(newest_of("clerk", folder)["session_id"])
+    assert answer("sessions", "show", session, cwd=folder) == (
+        'user: go\nassistant: I ask.\n  → delete {"path":"a.txt"}\n'
+    )
+
+
+def newest_of(agent: str, cwd: Path) -> dict[str, Any]:
+    suspended(agent, cwd)
+    return newest(cwd)
+
+
+def test_a_session_is_deleted_unless_one_of_its_runs_is_live(folder: Path) -> None:
+    talk(folder, "monday", "tuesday", "monday")
+    assert answer("sessions", "delete", "monday", cwd=folder) == "deleted: 2 runs of session monday\n"
+    assert answer("sessions", "delete", "tues", cwd=folder) == "deleted: 1 run of session tuesday\n"
+    assert answer("runs", cwd=folder) == ""
+    with Terminal("run", "--plain", "mod:clerk", "go", cwd=folder, env=environment()) as terminal:
+        terminal.until("[y]es, [n]o, [e]dit:")
+        run = newest(folder)
+        assert refusal("sessions", "delete", run["session_id"], cwd=folder) == (
+            f"session '{run['session_id']}' has a live run, {run['run_id']}; wait for it or cancel it, then delete"
+        )
+        assert newest(folder)["run_id"] == run["run_id"]
+        assert answer("cancel", run["run_id"], cwd=folder) == f"cancelled: {run['run_id']}\n"
+        assert terminal.end() == 1
+    assert answer("sessions", "delete", run["session_id"], cwd=folder).startswith("deleted: 1 run of")
+
+
+def test_what_is_wrong_with_the_name_of_a_session_is_said(folder: Path) -> None:
+    talk(folder, "monday", "monday-2")
+    assert (
+        refusal("sessions", "show", "munday", cwd=folder) == "no session 'munday' in this store. Did you mean 'monday'?"
+    )
+    assert refusal("sessions", "delete", "mond", cwd=folder) == (
+        "2 sessions of this store begin with 'mond': monday-2, monday"
+    )
+    assert refusal("sessions", "shwo", "monday", cwd=folder) == (
+        "sessions: no action 'shwo'. Did you mean 'show'? There are: list, show, delete"
+    )
+    assert refusal("sessions", "show", cwd=folder) == "sessions show: which session? Give its id"
+    assert refusal("sessions", "list", "monday", cwd=folder) == "sessions list: takes no session"
+    assert "a number of messages is wanted" in refusal("sessions", "show", "monday", "--before", "x", cwd=folder)
+
+
 # --- answering
 
 

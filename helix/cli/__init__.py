@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from helix import __version__
-from helix.cli import check, demo, diff, doctor, explain, replay, run, runs, schema, tell, trim
+from helix.cli import check, demo, diff, doctor, explain, replay, run, runs, schema, sessions, tell, trim
 from helix.errors import HelixError, did_you_mean
 
 __all__ = ["main"]
@@ -38,7 +38,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="helix", description="Run agents, and look at the logs of their runs.")
     parser.add_argument("--version", action="version", version=f"helix {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, run, runs, tell, replay, trim, check, diff, schema, explain, doctor):
+    for module in (demo, run, runs, sessions, tell, replay, trim, check, diff, schema, explain, doctor):
         module.add_to(commands)
     known: dict[str, argparse.ArgumentParser] = commands.choices
     command = next((word for word in argv if not word.startswith("-")), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,7 @@ from helix.chunks import ApprovalRequest
 from helix.cli.console import Console
 from helix.cli.loops import run_async
 from helix.cli.stored import add_store, answered_in_mail, find_run, load, opened
+from helix.cli.tables import age, table
 from helix.fold import RunTree
 from helix.log import now_ms
 from helix.outline import one_line, outline
@@ -22,7 +23,6 @@ from helix.store import ENDED, PARKED, RunRecord
 STATUSES = ("running", *PARKED, *ENDED)
 _HEADINGS = ("run", "agent", "status", "age", "chunks", "session")
 _WIDTH = 40
-_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"))
 
 
 def add_to(commands: Any) -> None:
@@ -57,7 +57,7 @@ def runs(options: argparse.Namespace) -> int:
     elif not records:
         Console(sys.stderr).line("helix: no such runs in this store")
     else:
-        for line in _table([_HEADINGS, *(_row(record, now) for record in records)]):
+        for line in table([_HEADINGS, *(_row(record, now) for record in records)]):
             out.line(line)
     return 0
 
@@ -73,28 +73,13 @@ def _object(record: RunRecord) -> dict[str, Any]:
 
 
 def _row(record: RunRecord, now: int) -> tuple[str, ...]:
-    age = _age(now - record.created_at)
+    run, agent = one_line(record.run_id, _WIDTH), one_line(record.agent_type, _WIDTH)
     session = one_line(record.session_id or "", _WIDTH)
-    agent = one_line(record.agent_type, _WIDTH)
-    return one_line(record.run_id, _WIDTH), agent, _status(record), age, str(record.last_sequence), session
+    return run, agent, _status(record), age(now - record.created_at), str(record.last_sequence), session
 
 
 def _status(record: RunRecord) -> str:
     return "running, no owner" if record.status == "running" and record.lease_left <= 0 else record.status
-
-
-def _age(milliseconds: int) -> str:
-    for size, unit in _UNITS:
-        if milliseconds >= size:
-            return f"{milliseconds // size} {unit}"
-    return "now"
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 # --- one run
@@ -118,8 +103,8 @@ async def _found(options: argparse.Namespace) -> tuple[RunRecord, RunTree, set[s
 
 def _told(record: RunRecord, tree: RunTree, answered: set[str]) -> Iterator[str]:
     session = f", session {record.session_id}" if record.session_id else ""
-    age = _age(now_ms() - record.created_at)
-    yield f"run {record.run_id}{session}: {_status(record)}, {record.last_sequence} chunks, begun {age} ago".replace(
+    begun = age(now_ms() - record.created_at)
+    yield f"run {record.run_id}{session}: {_status(record)}, {record.last_sequence} chunks, begun {begun} ago".replace(
         "begun now ago", "begun now"
     )
     yield from outline(tree)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -68,11 +68,17 @@ async def opened(options: argparse.Namespace) -> AsyncGenerator[Store]:
         UsageError: none is named, or there is none.
         StoreError: it cannot be reached.
     """
-    async with _existing(given_url(options)) as store:
+    async with existing(options) as store:
         yield store
 
 
-def _existing(url: str | None) -> Store:
+def existing(options: argparse.Namespace) -> Store:
+    """The store that there is already, not opened yet.
+
+    Raises:
+        UsageError: none is named, or there is none.
+    """
+    url = given_url(options)
     if url is None:
         raise UsageError(f"no store is named; give --store URL, or set {VARIABLE}")
     store = store_of(url)
@@ -97,15 +103,29 @@ async def find_run(store: Store, given: str) -> RunRecord:
     try:
         return await store.get(given)
     except UnknownRun:
-        records = await store.runs(limit=_PAGE)
-    found = [record for record in records if len(given) >= _SHORTEST and record.run_id.startswith(given)]
+        records = {record.run_id: record for record in await store.runs(limit=_PAGE)}
+    return records[_meant(given, "run", records)]
+
+
+async def find_session(store: Store, given: str) -> str:
+    """A session's id, by itself, or by the beginning of it.
+
+    Raises:
+        UnknownRun: there is none, or there are several; says which are near.
+    """
+    if await store.runs(session_id=given, limit=1):
+        return given
+    return _meant(given, "session", [record.session_id for record in await store.sessions(limit=_PAGE)])
+
+
+def _meant(given: str, what: str, ids: Collection[str]) -> str:
+    found = [each for each in ids if len(given) >= _SHORTEST and each.startswith(given)]
     if len(found) == 1:
         return found[0]
     if found:
-        shown = ", ".join(record.run_id for record in found[:5])
-        raise UnknownRun(f"{len(found)} runs of this store begin with {given!r}: {shown}")
-    hint = did_you_mean(given, [record.run_id for record in records])
-    raise UnknownRun(f"no run {given!r} in this store.{hint or ' `helix runs` lists them'}")
+        raise UnknownRun(f"{len(found)} {what}s of this store begin with {given!r}: {', '.join(found[:5])}")
+    hint = did_you_mean(given, ids) or f" `helix {what}s` lists them"
+    raise UnknownRun(f"no {what} {given!r} in this store.{hint}")
 
 
 async def load(store: Store, run_id: str) -> RunLog:
