@@ -86,12 +86,14 @@ CODES: dict[str, Explanation] = {
     ),
     "output_invalid": Explanation(
         "the model gave no valid structured output",
-        "An output type with constraints that its JSON Schema cannot say, or an answer cut off by max_tokens.",
+        "An output type with constraints that its JSON Schema cannot say, or an answer cut off by max_tokens; and "
+        "asked again, with the reason and for the output alone, output_retries times, the model did no better.",
         "Describe the fields, loosen the constraints, raise output_retries or max_tokens.",
     ),
     "limit_steps": Explanation(
         "an agent has made as many model calls as Limits(steps=…) allows",
-        "A loop: the model calls tools again and again; or a task that needs more than 50 steps.",
+        "A loop: the model calls tools again and again; or a task that needs more than 50 steps. With an output type, "
+        "one call more was made, for the output alone, and brought none.",
         "Look at the last steps in the log; raise Limits(steps=…), or say in the instructions when to stop.",
     ),
     "limit_tokens": Explanation(
