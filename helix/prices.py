@@ -6,12 +6,16 @@ kept in the log: prices that change later change no run that was. Everything her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
 from math import inf
 from types import ModuleType
 from typing import Any
+
+from anyio import to_thread
 
 from helix.agent import Agent
 from helix.errors import DefinitionError
@@ -60,8 +64,8 @@ class Price:
 class Prices:
     """What is known of prices: the user's own go before the library's.
 
-    Without the library only the user's are known. It is imported when the first model that it may list is asked for,
-    and opens no connection.
+    Without the library only the user's are known. It is imported for the first model that it may list, and opens no
+    connection.
     """
 
     def __init__(self, own: Mapping[str, Price | str] | None = None) -> None:
@@ -78,6 +82,15 @@ class Prices:
             if isinstance(price, str) and _listed_name(price) is None:
                 known = ", ".join(f"{prefix}:" for prefix in _PROVIDERS)
                 raise DefinitionError(f"prices[{name!r}]: {price!r} is no listed model; those begin with {known}")
+
+    async def load(self, models: Iterable[Model]) -> None:
+        """Has the library's list at hand, if it may list one of the models: it takes too long for an event loop."""
+        if "genai_prices" in sys.modules or not _is_installed():
+            return
+        for name in (name for model in models for name in _names(model)):
+            if _listed_name(self._own.get(name, name)) is not None:
+                await to_thread.run_sync(self.cost, name, Usage())
+                return
 
     def cost(self, model: str, usage: Usage) -> float | None:
         """What that usage of the model of that name costs, in US dollars; None when its price is not known."""
@@ -146,6 +159,11 @@ class Prices:
         except ImportError:
             return None
         return genai_prices
+
+
+@cache
+def _is_installed() -> bool:
+    return find_spec("genai_prices") is not None
 
 
 _PROVIDERS = {

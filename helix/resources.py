@@ -56,9 +56,14 @@ class Resources:
             ImportError: a limit of costs needs the extra `cost`.
         """
         root_model = override or self.model(_model_of(agent))
+        agents = [agent, *agent.descendants()]
+        models = [root_model]
+        if override is None:
+            models += [self.model(item.model) for item in agents if item.model is not None]
+        await self.prices.load(models)
         self._check_prices(agent, root_model, override, limits)
         async with self._opening:
-            await self._open_all(agent, root_model, override)
+            await self._open_all(agents, models)
         return root_model
 
     def model(self, model: str | Model) -> Model:
@@ -95,11 +100,7 @@ class Resources:
 
         self.prices.check(agent, limits, root_model, model_of)
 
-    async def _open_all(self, agent: Agent[Any, Any, Any], root_model: Model, override: Model | None) -> None:
-        agents = [agent, *agent.descendants()]
-        models = [root_model]
-        if override is None:
-            models += [self.model(item.model) for item in agents if item.model is not None]
+    async def _open_all(self, agents: Sequence[Agent[Any, Any, Any]], models: Sequence[Model]) -> None:
         for model in models:
             await self._enter(model)
         for item in agents:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 
 import helix
 from helix import Agent, DefinitionError, Executor, Limits, MemoryStore, Price, RunResult, Usage, tool
 from helix.chunks import StepEnd, StepStart
+from helix.cli import main
 from helix.fold import RunTree, fold
 from helix.limits import dollars
 from helix.model import Emit, ModelReply, ModelRequest
 from helix.models.fallback import FallbackModel
 from helix.models.openai_chat import OpenAIChatModel
 from helix.prices import Prices
+from helix.stores import open_store
 from helix.testing import Call, FunctionModel, ScriptedModel, Turn, check_stream
 from tests.replay import Answer, ReplayServer
 
@@ -502,6 +507,56 @@ async def test_the_tree_shows_the_cost_of_each_branch() -> None:
     assert last == "✓ completed, 72 tokens, ~$0.000324: done"
     assert repr(result).endswith("72 tokens, ~$0.000324)")
     assert result._repr_html_().count("~$0.000081") == 2
+
+
+async def test_the_command_line_shows_the_cost_of_a_stored_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/runs.db"
+    agent = Agent("boss", sub_agents=[Agent("worker")], model=delegating(1))
+    async with Executor(store=open_store(url), prices={"scripted": PRICE}) as executor:
+        await (await executor.execute(agent, "go", run_id="dear")).result()
+    assert await to_thread.run_sync(main, ["show", "dear", "--store", url]) == 0
+    _, boss, worker, *_ = capsys.readouterr().out.splitlines()
+    assert boss.endswith("36 of 54 tokens  ~$0.000243")
+    assert worker.endswith("18 tokens  ~$0.000081")
+
+
+WATCHING = """
+import sys, threading
+import anyio, helix
+from helix import Agent
+from helix.testing import ScriptedModel
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("genai_prices."):
+            threads.add(threading.current_thread() is threading.main_thread())
+
+class Named(ScriptedModel):
+    name = sys.argv[1]
+
+    async def respond(self, request, emit):
+        loaded.append("genai_prices" in sys.modules)
+        return await super().respond(request, emit)
+
+threads, loaded = set(), ["genai_prices" in sys.modules]
+sys.meta_path.insert(0, Finder())
+for _ in range(2):
+    anyio.run(helix.run, Agent("a", model=Named(["Hi."])), "go")
+print(loaded, threads)
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [("openai:gpt-4o", "[False, True, True] {False}"), ("scripted", "[False, False, False] set()")],
+)
+def test_the_library_is_imported_before_the_first_call_that_it_may_price_and_not_on_the_loop(
+    model: str, told: str
+) -> None:
+    done = subprocess.run([sys.executable, "-c", WATCHING, model], capture_output=True, encoding="utf-8", timeout=60)
+    assert (done.stdout.strip(), done.stderr) == (told, "")
 
 
 @pytest.mark.parametrize("seed", range(40))
