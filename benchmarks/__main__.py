@@ -9,7 +9,7 @@ import pstats
 import sys
 from collections.abc import Callable
 
-from benchmarks import adapters, core, memory, recovery, streams
+from benchmarks import adapters, core, memory, recovery, stores, streams
 from benchmarks.server import serving
 from benchmarks.table import Table
 
@@ -25,6 +25,9 @@ CASES: dict[str, Case] = {
     "log": core.log,
     "state": core.state,
     "fold": core.folding,
+    "append": stores.append,
+    "tail": stores.tail,
+    "latency": stores.latency,
     "recovery": recovery.recovery,
 }
 

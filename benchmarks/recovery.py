@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
-import anyio
-
+from benchmarks.stores import DURABLE, Measure, Pair, measured
 from benchmarks.table import Row, Table, ratio
 from helix import chunks as c
 from helix.chunks import Resync, chunk_to_json, parse_chunk
@@ -19,46 +15,46 @@ from helix.limits import Usage
 from helix.log import RunLog
 from helix.messages import AssistantMessage, TextPart, UserMessage
 from helix.store import NewRun, Store
-from helix.stores.sqlite import SqliteStore
 
 STEPS, DELTAS = 1000, 20
 RUN = "run"
 
 
 def recovery(url: str, repeats: int) -> Table:
-    """A claim with all that a new owner has to know, and the same from every chunk."""
+    """A claim with all that a new owner has to know, and the same from every chunk; on each durable store."""
     del url
-    with tempfile.TemporaryDirectory(dir=".") as directory:
-        costs = anyio.run(_measure, Path(directory) / "runs.db", repeats)
-    return Table(
-        f"taking over {STEPS:,} steps with {DELTAS} deltas each, SQLite",
-        "ms",
-        [Row(name, cost * 1e3) for name, cost in costs.items()],
-        [ratio("recovery ÷ everything", costs, "recovery (deltas not read)", "everything read", 0.5)],
-    )
+    lines = [chunk_to_json(chunk) for chunk in _log().chunks]
 
-
-async def _measure(path: Path, repeats: int) -> dict[str, float]:
-    async with SqliteStore(path) as store:
-        lines = [chunk_to_json(chunk) for chunk in _log().chunks]
-        await store.create(NewRun(RUN, "a"), lines, owner="dead", lease=0)
-        contenders: dict[str, Callable[[Store], Awaitable[RunTree]]] = {
-            "recovery (deltas not read)": _recover,
-            "everything read": _read_all,
-        }
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(repeats):
-            for name, contender in contenders.items():
+    def timed(contender: Callable[[Store], Awaitable[RunTree]]) -> Measure:
+        async def measure(pair: Pair) -> float:
+            async with pair.writer, pair.reader:
+                await pair.writer.create(NewRun(RUN, "a"), lines, owner="dead", lease=0)
                 started = time.perf_counter()
-                tree = await contender(store)
-                times[name].append(time.perf_counter() - started)
-                assert tree.root.steps == STEPS
-    return {name: statistics.median(values) for name, values in times.items()}
+                tree = await contender(pair.reader)
+                taken = time.perf_counter() - started
+            assert tree.root.steps == STEPS
+            return taken
+
+        return measure
+
+    measures = {"without deltas": timed(_recover), "everything": timed(_read_all)}
+    found = measured(DURABLE, measures, min(repeats, 3))
+    return Table(
+        f"taking over {STEPS:,} steps with {DELTAS} deltas each",
+        "ms",
+        [Row(name, cost * 1e3) for name, cost in found.costs.items()],
+        [
+            ratio(f"{name}, recovery ÷ everything", found.costs, f"{name}, without deltas", f"{name}, everything", 0.5)
+            for name in found.names("everything")
+        ],
+        found.notes,
+    )
 
 
 async def _recover(store: Store) -> RunTree:
     log = RunLog(RUN)
     await Journal(store, log, "new", lease=0).claim()
+    assert len(list(log.structure)) == 1 + 2 * STEPS  # no delta was read
     return log.tree
 
 

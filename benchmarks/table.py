@@ -37,6 +37,7 @@ class Table:
     unit: str
     rows: Sequence[Row]
     ratios: Sequence[Ratio]
+    notes: Sequence[str] = ()
 
     def lines(self) -> Iterator[str]:
         """The table as text."""
@@ -47,6 +48,7 @@ class Table:
             bound = "" if found.bound is None else f"   {'≥' if found.at_least else '≤'} {found.bound:g}"
             verdict = "" if found.bound is None else "   kept" if found.kept else "   NOT KEPT"
             yield f"  {found.name:<36}{found.value:>9.2f}×{bound}{verdict}"
+        yield from (f"  {note}" for note in self.notes)
 
 
 def ratio(
