@@ -372,6 +372,10 @@ class Journal:
         chunks = await read_structure(self._store, self._log.run_id, floor)
         return Resync(floor=floor, snapshot=snapshot(fold(chunks)))
 
+    async def more(self, offset: int) -> None:
+        """See `Kept`."""
+        await self._store.wait(self._log.run_id, chunks_after=offset, timeout=_POLL_SECONDS)
+
     async def rests(self, offset: int, *, follow: bool) -> bool:
         """See `Kept`."""
         if self._log.here and offset < self._log.base:
@@ -384,7 +388,7 @@ class Journal:
                 await self.load()
             return True
         self._check_lost(record)
-        await self._store.wait(self._log.run_id, chunks_after=offset, timeout=_POLL_SECONDS)
+        await self.more(offset)
         return False
 
     def _check_lost(self, record: RunRecord) -> None:

@@ -21,6 +21,8 @@ from helix.chunks import (
     Control,
     OutputDelta,
     Resync,
+    RunEnd,
+    RunPause,
     StreamEnd,
     TextDelta,
     Thinking,
@@ -76,6 +78,10 @@ class Kept(Protocol):
 
     async def page(self, offset: int) -> list[Chunk | Control]:
         """The next chunks above `offset` as they are kept; a `resync` first where some are not any more."""
+        ...
+
+    async def more(self, offset: int) -> None:
+        """Waits for a chunk above `offset`, for some seconds at most."""
         ...
 
     async def rests(self, offset: int, *, follow: bool) -> bool:
@@ -249,6 +255,7 @@ class LogReader(Generic[ItemT]):
         self._coalesce = coalesce
         self._control = control
         self._closed = False
+        self._moves = False  # what was read from the store last is no end and no pause: more comes
         self._page: list[Chunk | Control] = []  # what was read from the store and not yet given out, the last one first
 
     def __aiter__(self) -> Self:
@@ -310,11 +317,15 @@ class LogReader(Generic[ItemT]):
 
     async def _turn(self, kept: Kept) -> bool:
         """Reads on in what is kept, or waits for it; True if the run rests and `stream_end` is wanted."""
-        if not await kept.rests(self._position, follow=self._follow):
-            self._page = (await kept.page(self._position))[::-1]
-            return False
-        self._closed = not self._control
-        return self._control
+        if self._moves:
+            await kept.more(self._position)
+        elif await kept.rests(self._position, follow=self._follow):
+            self._closed = not self._control
+            return self._control
+        page = await kept.page(self._position)
+        self._moves = bool(page) and not isinstance(page[-1], (Resync, RunEnd, RunPause))
+        self._page = page[::-1]
+        return False
 
     def _take(self) -> ItemT:
         if self._page:
