@@ -285,6 +285,21 @@ def test_of_several_requests_one_is_named(folder: Path) -> None:
     assert told == "I read ['deleted c.txt', 'denied: too dear']\n"
 
 
+def test_a_request_may_be_named_by_its_call(folder: Path) -> None:
+    run_id = suspended("two", folder)
+    assert answer("deny", run_id, "call_1", cwd=folder) == "denied: delete of two\n"
+    assert f"'{run_id}/call_1' is answered already" in refusal("approve", run_id, "call_1", cwd=folder)
+    assert answer("approve", run_id, "call_2", cwd=folder) == "approved: delete of two\n"
+    assert answer("run", "mod:two", "--resume", run_id, cwd=folder) == "I read ['denied', 'deleted b.txt']\n"
+
+
+def test_a_run_that_parks_is_resumed_as_one_that_parks(folder: Path) -> None:
+    run_id = suspended("two", folder)
+    assert answer("approve", run_id, "call_1", cwd=folder)
+    assert answer("run", "mod:two", "--resume", run_id, cwd=folder, code=3) == ""
+    assert "call_2\n  two wants to call delete" in answer("show", run_id, cwd=folder)
+
+
 def test_a_clients_result_is_given(folder: Path) -> None:
     run_id = suspended("guide", folder)
     assert "waits for a client's result" in refusal("approve", run_id, cwd=folder)

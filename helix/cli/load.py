@@ -31,7 +31,7 @@ def load_agent(name: str) -> Agent[Any, Any, Any]:
     agents = [key for key, value in vars(module).items() if isinstance(value, Agent)]
     known = f" Its agents: {', '.join(agents)}." if agents else " It has no agents."
     if found is None:
-        raise DefinitionError(f"{where} has no {attribute!r}.{did_you_mean(attribute, vars(module))}{known}")
+        raise DefinitionError(f"{where} has no {attribute!r}.{did_you_mean(attribute, agents)}{known}")
     raise DefinitionError(f"{name} is not an Agent but {_a(type(found).__name__)}.{known}")
 
 

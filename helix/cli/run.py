@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from helix.agent import Agent
 from helix.chunks import Chunk, StepEnd, TextDelta, chunk_to_json
-from helix.cli.ask import asker
+from helix.cli.ask import asker, deny_all
 from helix.cli.console import Console
 from helix.cli.load import load_agent
 from helix.cli.loops import run_async
@@ -146,6 +146,8 @@ async def _started(
         if record.agent_type != agent.name:
             which = f"run {record.run_id} is one of agent {record.agent_type!r}"
             raise UsageError(f"--resume: {which}; {options.agent} is {agent.name!r}")
+        parks = (await executor.get_handle(record.run_id)).tree.options.get("wait") == "suspend"
+        ask = None if parks and ask is deny_all else ask
         return await executor.resume(record.run_id, input, model=options.model, on_approval=ask)
     return await executor.execute(agent, input, model=options.model, on_approval=ask, wait=options.wait)
 

@@ -27,13 +27,13 @@ _UNSET: Any = object()
 def add_to(commands: Any) -> None:
     """Adds the commands to the parser."""
     parser = _command(commands, "approve", "let a call run that waits for it", _approve)
-    parser.add_argument("request", nargs="?", help="the request's id; may be left out if only one waits")
+    parser.add_argument("request", nargs="?", help="the request's id, or its call's; may be left out if only one waits")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--arguments", metavar="JSON", help="run it with these arguments instead")
     how.add_argument("--result", metavar="JSON", help="the result of a tool that runs on the client")
     parser.add_argument("--by", metavar="NAME", help="who answers, for the log")
     parser = _command(commands, "deny", "do not let a call run that waits for it", _deny)
-    parser.add_argument("request", nargs="?", help="the request's id; may be left out if only one waits")
+    parser.add_argument("request", nargs="?", help="the request's id, or its call's; may be left out if only one waits")
     parser.add_argument("reason", nargs="?", help="what the model is told")
     parser.add_argument("--by", metavar="NAME", help="who answers, for the log")
     parser = _command(commands, "send", "say something to an agent of a run", _send)
@@ -82,7 +82,7 @@ async def _answer(options: argparse.Namespace, answer: Answer) -> int:
         log = await load(store, (await find_run(store, options.run)).run_id)
         if log.tree.ended:
             raise UsageError(f"run {log.run_id} has {log.tree.status}; nothing waits for an answer")
-        given = options.request
+        given = options.request and _of_call(options.request, log.tree)
         if isinstance(answer, Deny) and given is not None and options.reason is None and not _names(given, log.tree):
             given, answer = None, Deny(given)  # `helix deny RUN "too risky"`
         approval_id = await _request(store, log, given)
@@ -100,6 +100,12 @@ async def _answer(options: argparse.Namespace, answer: Answer) -> int:
 def _not_taken(record: RunRecord, what: str) -> None:
     nobody = f"nobody runs it now ({record.status}); Executor.recover() or resume() takes {what}"
     Console(sys.stderr).line(f"helix: {nobody if record.lease_left <= 0 else 'its owner has not taken it yet'}")
+
+
+def _of_call(given: str, tree: RunTree) -> str:
+    """The request of the call of that id, if one such waits; else what was given."""
+    found = [approval_id for approval_id, request in tree.requests.items() if request.tool_call_id == given]
+    return found[0] if len(found) == 1 else given
 
 
 def _names(given: str, tree: RunTree) -> bool:
