@@ -117,6 +117,7 @@ class Agent(Generic[OutputT, StateT, DepsT]):
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         check_name(name, "agent")
+        _check_types(name, self._arguments)
         self.name = name
         self.model = model
         self.description = description
@@ -340,8 +341,51 @@ def _as_tool(item: Any) -> Tool[..., Any]:
     return cast(Tool[..., Any], item) if isinstance(item, Tool) else make_tool(item)
 
 
+def _check_types(agent: str, arguments: dict[str, Any]) -> None:
+    for argument, (fits, wanted) in _TYPES.items():
+        if not fits(arguments[argument]):
+            raise DefinitionError(f"agent {agent!r}: {argument}= is to be {wanted}, not {arguments[argument]!r}")
+
+
+def _is_model(value: Any) -> bool:
+    return (
+        value is None
+        or isinstance(value, str)
+        or (callable(getattr(value, "respond", None)) and not isinstance(value, type))
+    )
+
+
+def _is_instructions(value: Any) -> bool:
+    if not callable(value):
+        return isinstance(value, str)
+    try:
+        signature(value).bind(None)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (_is_model, "'provider:name' or a model object"),
+    "description": (lambda value: isinstance(value, str), "a text"),
+    "instructions": (_is_instructions, "a text, or a function of the context that gives one"),
+    "tools": (_is_sequence, "a list"),
+    "sub_agents": (_is_sequence, "a list"),
+    "output_validators": (_is_sequence, "a list"),
+    "limits": (lambda value: value is None or isinstance(value, Limits), "Limits(…)"),
+    "settings": (lambda value: value is None or isinstance(value, ModelSettings), "ModelSettings(…)"),
+    "output_retries": (lambda value: isinstance(value, int) and value >= 0, "a number from 0"),
+}
+
+
 def _as_validator(agent: str, function: Any) -> Callable[[Any, Any], Any]:
     """The function as one of the context and the output."""
+    if not callable(function):
+        raise DefinitionError(f"agent {agent!r}: an output validator is a function, not {function!r}")
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     parameters = signature(function).parameters.values()
     wanted = [p for p in parameters if p.default is p.empty and p.kind in positional]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -73,6 +73,8 @@ class Executor:
         opened = open_store(store) if isinstance(store, str) else store
         self._shelf: Shelf = MemoryShelf() if opened is None else StoreShelf(opened)
         self._turns = Turns(self._shelf, lambda run_id: self._handles[run_id].run)
+        if not isinstance(agents, Iterable) or not all(isinstance(agent, Agent) for agent in agents):
+            raise DefinitionError(f"agents= is to be a list of agents, not {agents!r}")
         self._agents: dict[str, Agent[Any, Any, Any]] = {}
         for agent in agents:
             if self._agents.setdefault(agent.name, agent) is not agent:

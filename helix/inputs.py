@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from helix.agent import as_message
 from helix.errors import UsageError
-from helix.messages import Message
+from helix.messages import AssistantMessage, Message, TextPart
 
 _ROLES = ("user", "assistant", "tool", "system", "developer")
 _adapter: TypeAdapter[Message] = TypeAdapter(Message)
@@ -18,7 +18,8 @@ _adapter: TypeAdapter[Message] = TypeAdapter(Message)
 def messages_of(input: Any) -> list[Message]:
     """The messages that a run's input means: messages as they are, anything else by `as_message`.
 
-    A dict with a `role` and a `content` is a message too, such as `{"role": "user", "content": "hi"}`.
+    A dict with a `role` and a `content` is a message too, such as `{"role": "user", "content": "hi"}`. An assistant's
+    may have a text for its parts.
 
     Raises:
         UsageError: it is an empty list; or a dict is meant as a message, and is none.
@@ -45,6 +46,8 @@ def _message(item: Any, where: str) -> Message:
     fields = cast(Mapping[str, Any], item)
     if fields["role"] in ("system", "developer"):
         raise UsageError(f"{where} is a {fields['role']} message; say it as the agent's instructions=…")
+    if fields["role"] == "assistant" and isinstance(fields["content"], str) and len(fields) == 2:
+        return AssistantMessage([TextPart(fields["content"])])
     try:
         return _adapter.validate_python(dict(fields))
     except ValidationError as error:

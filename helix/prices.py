@@ -74,6 +74,8 @@ class Prices:
         Raises:
             DefinitionError: it is something else.
         """
+        if not isinstance(own, Mapping | None):
+            raise DefinitionError(f"prices= is to be a dict, not {own!r}")
         self._own = dict(own or {})
         self._unlisted: set[tuple[str, str]] = set()
         for name, price in self._own.items():
@@ -147,8 +149,10 @@ class Prices:
                 f"a limit of costs needs the price of {name!r}: pip install 'helix-agents[cost]', or give it: "
                 f"Executor(prices={{{name!r}: Price(input=…, output=…)}})"
             )
+        like = self._own.get(name)
+        meant = f"{name!r}" if like is None else f"{like!r}, which {name!r} is to cost as much as,"
         return DefinitionError(
-            f"a limit of costs cannot hold: no price of {name!r} is known. Give it, in dollars for a million tokens: "
+            f"a limit of costs cannot hold: no price of {meant} is known. Give it, in dollars for a million tokens: "
             f"Executor(prices={{{name!r}: Price(input=…, output=…)}}) or prices={{{name!r}: 'openai:…'}}"
         )
 

@@ -5,14 +5,14 @@ Floor 2: above `model`; `steps` goes through a gate around each model call. A ga
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio import current_time
 
-from helix.errors import ModelError
+from helix.errors import DefinitionError, ModelError
 from helix.limits import Usage
 from helix.model import Model
 
@@ -52,8 +52,15 @@ class Gates:
     """The gates of one executor, one for each provider, made when it is first asked."""
 
     def __init__(self, limits: ProviderLimits | Mapping[str, ProviderLimits] | None = None) -> None:
-        """`limits` hold for each provider, or for those of these prefixes, such as `openai`."""
-        self._limits = limits or {}
+        """`limits` hold for each provider, or for those of these prefixes, such as `openai`.
+
+        Raises:
+            DefinitionError: they are something else.
+        """
+        self._limits: ProviderLimits | Mapping[str, ProviderLimits] = {} if limits is None else limits
+        each: Iterable[Any] = self._limits.values() if isinstance(self._limits, Mapping) else [self._limits]
+        if not all(isinstance(item, ProviderLimits) for item in each):
+            raise DefinitionError(f"provider_limits= is to be ProviderLimits(…), or a dict of them, not {limits!r}")
         self._gates: dict[tuple[str, str], Gate] = {}
 
     def of(self, model: Model) -> Gate | None:

@@ -85,7 +85,7 @@ class OutputSchema(Generic[OutputT]):
         return validated(self._adapter, value)
 
     def check(self, output: Any) -> OutputT:
-        """An output made by Python code, such as a validator's.
+        """What a validator gave for an output.
 
         Raises:
             TypeError: it is not of the type.
@@ -93,7 +93,7 @@ class OutputSchema(Generic[OutputT]):
         try:
             return self._adapter.validate_python(output)
         except ValidationError as error:
-            raise TypeError(explain(error)) from None
+            raise TypeError(f"an output validator gave what is no output: {explain(error)}") from None
 
     def to_json(self, output: OutputT) -> Any:
         """The output as JSON data.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import anyio
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 
 import helix
 from helix import Agent, DefinitionError, Executor, MissingKey, RunExists, UnknownModel, UsageError, UserMessage, tool
+from helix.messages import AssistantMessage, TextPart
 from helix.testing import Call, ScriptedModel, Turn
 
 pytestmark = pytest.mark.anyio
@@ -162,6 +164,18 @@ async def test_a_dict_is_a_message_if_it_has_a_role_and_a_content(given: Any, co
     assert result.messages[:-1] == [UserMessage(content) for content in contents]
 
 
+async def test_an_assistants_words_may_be_a_text() -> None:
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]
+    result = await helix.run(Agent("a"), [*said, {"role": "user", "content": "and?"}], model=ScriptedModel(["done"]))
+    assert result.messages[1] == AssistantMessage([TextPart("Hello.")])
+
+
+async def test_an_assistants_text_beside_anothers_tool_calls_is_refused() -> None:
+    said = {"role": "assistant", "content": "I look.", "tool_calls": []}
+    with pytest.raises(helix.UsageError, match="message 1 of the input is not a message of the role 'assistant'"):
+        await helix.run(Agent("a"), [said], model=ScriptedModel(["never"]))
+
+
 async def test_messages_that_were_saved_as_json_are_a_conversation_again() -> None:
     agent = Agent("a", tools=[look])
     with anyio.fail_after(5):
@@ -201,6 +215,55 @@ def test_input_that_has_no_json_form_is_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="input: object has no JSON form"):
         helix.run_sync(Agent("a"), object(), model=model)
     assert model.requests == []
+
+
+# --- arguments of an agent
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "wanted"),
+    [
+        ("model", 3, "'provider:name' or a model object"),
+        ("model", ScriptedModel, "'provider:name' or a model object"),
+        ("description", None, "a text"),
+        ("instructions", ["Be kind."], "a text, or a function of the context that gives one"),
+        ("instructions", lambda: "Be kind.", "a text, or a function of the context that gives one"),
+        ("tools", look, "a list"),
+        ("sub_agents", Agent("b"), "a list"),
+        ("output_validators", str.upper, "a list"),
+        ("limits", {"steps": 3}, "Limits(…)"),
+        ("settings", {"temperature": 0}, "ModelSettings(…)"),
+        ("output_retries", -1, "a number from 0"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused_when_the_agent_is_made(
+    argument: str, value: object, wanted: str
+) -> None:
+    arguments: Any = {argument: value}
+    with pytest.raises(helix.DefinitionError, match=re.escape(f"agent 'a': {argument}= is to be {wanted}, not ")):
+        Agent("a", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"agents": Agent("a")}, "agents= is to be a list of agents, not Agent('a')"),
+        ({"agents": ["a"]}, "agents= is to be a list of agents, not ['a']"),
+        ({"provider_limits": 4}, "provider_limits= is to be ProviderLimits(…), or a dict of them, not 4"),
+        ({"provider_limits": {"openai": 4}}, "provider_limits= is to be ProviderLimits(…), or a dict of them, not {"),
+        ({"prices": 3}, "prices= is to be a dict, not 3"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused_when_the_executor_is_made(
+    arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(helix.DefinitionError, match=re.escape(words)):
+        Executor(**arguments)
+
+
+def test_a_validator_that_is_no_function_is_refused() -> None:
+    with pytest.raises(helix.DefinitionError, match="agent 'a': an output validator is a function, not 3"):
+        Agent("a", output_validators=[cast(Any, 3)])
 
 
 # --- what is not known, and what may be meant

@@ -347,6 +347,13 @@ async def test_a_model_without_a_price_under_a_limit_is_refused_before_anything_
             await executor.execute(agent, "go", limits=limits)
 
 
+async def test_a_model_that_costs_as_much_as_an_unlisted_one_is_refused_with_both_names() -> None:
+    async with Executor(prices={"my:model": "openai:gpt-nope"}) as executor:
+        words = "no price of 'openai:gpt-nope', which 'my:model' is to cost as much as, is known"
+        with pytest.raises(DefinitionError, match=words):
+            await executor.execute(Agent("a", model=UNKNOWN), "go", limits=Limits(cost=1))
+
+
 async def test_only_what_is_below_the_limit_needs_a_price() -> None:
     script = delegating()
     worker = Agent("worker", model=Named("m", script), limits=Limits(cost=1))

@@ -194,6 +194,7 @@ async def test_a_validator_that_fails_itself_fails_the_run() -> None:
 
     _, result, _ = await play(Agent("a", output_type=City, output_validators=[wrong]), given("Rome", "text"))
     assert (result.status, result.error_code) == ("failed", "internal")
+    assert "an output validator gave what is no output" in (result.error or "")
 
 
 async def test_a_sys_exit_in_a_users_function_ends_the_run_or_the_call_and_no_more() -> None:
