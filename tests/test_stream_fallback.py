@@ -216,3 +216,14 @@ def test_what_anthropic_signed_in_one_piece_goes_back() -> None:
     answers = [whole(json.dumps(body).encode(), content_type=JSON) for body in (first, TEXT["anthropic"])]
     _, _, requests = run_alone("asyncio", lambda: play(ANTHROPIC, answers))
     assert thinking in requests[1].json["messages"][1]["content"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wire", [CHAT, RESPONSES, ANTHROPIC], ids=lambda wire: wire.name)
+def test_an_error_inside_a_stream_is_no_refusal_to_stream(wire: Dialect, backend: Backend) -> None:
+    error = wire.overloaded.replace(b"Broken", b"The upstream has rejected this")
+    for kind in (b"server_error", b"overloaded_error"):
+        error = error.replace(kind, b"invalid_request_error")
+    _, result, requests = run_alone(backend, lambda: play(wire, [whole(wire.start + wire.text("Half") + error)]))
+    assert (result.error_code, len(requests)) == ("model_rejected", 1)
+    assert "The upstream has rejected this" in (result.error or "")

@@ -144,38 +144,41 @@ class ServedModel(ABC, Generic[ClientT]):
         decoder.takes_whole = bool(request.settings.stream_fallback)
         async with self:
             with Patience(request.settings) as patience:
-                return await self._exchange_somehow(self._client(), request, decoder, patience)
+                return await self._exchange(self._client(), request, decoder, patience)
         if decoder.done:
             return decoder.end()  # the time ran out behind the reply
         raise ModelError("model_unavailable", patience.ran_out, retryable=True, usage=decoder.usage)
 
-    async def _exchange_somehow(
-        self, client: ClientT, request: ModelRequest, decoder: ReplyDecoder, patience: Patience
-    ) -> ModelReply:
-        """One exchange; asks for the reply in one piece if the server cannot stream, and that is allowed."""
-        whole = replace(request, stream=False)
-        if not decoder.takes_whole:
-            return await self._exchange(client, request, decoder, patience)
-        if not self._cannot_stream:
-            try:
-                return await self._exchange(client, request, decoder, patience)
-            except ModelError as error:
-                if error.code != "model_rejected" or "stream" not in error.message.lower():
-                    raise
-        reply = await self._exchange(client, whole, decoder, patience)
-        self._cannot_stream = True
-        return reply
-
     async def _exchange(
         self, client: ClientT, request: ModelRequest, decoder: ReplyDecoder, patience: Patience
     ) -> ModelReply:
-        answer = await self._send(client, request)
+        """One exchange; asks for the reply in one piece if the server refuses to stream, and that is allowed."""
+        streams = not (decoder.takes_whole and self._cannot_stream)
+        try:
+            answer = await self._ask(client, replace(request, stream=streams))
+        except ModelError as error:
+            about_streams = error.code == "model_rejected" and "stream" in error.message.lower()
+            if not (decoder.takes_whole and streams and about_streams):
+                raise
+            streams = False
+            answer = await self._ask(client, replace(request, stream=False))
         decoder.secrets = secrets_in(answer.sent)
         try:
-            if not 200 <= answer.status < 300:
-                raise await status_error(answer) from None
             await read(answer, decoder, patience)
-            return decoder.end()
+            reply = decoder.end()
+        finally:
+            await answer.close()
+        if not streams:
+            self._cannot_stream = True
+        return reply
+
+    async def _ask(self, client: ClientT, request: ModelRequest) -> Answer:
+        """The answer, if it is no error. Raises ModelError."""
+        answer = await self._send(client, request)
+        if 200 <= answer.status < 300:
+            return answer
+        try:
+            raise await status_error(answer) from None
         finally:
             await answer.close()
 
