@@ -128,7 +128,7 @@ async def _wait(live: LiveAgent, call: CallNode) -> bool:
     run, request = live.run, cast(c.ApprovalRequest, _now(live, call).request)
     try:
         while _now(live, call).answer is None:
-            if live.stopping:
+            if live.stopping or run.ending:  # nobody goes on with it: a body that is cut here does not run twice
                 return False
             run.waiting[request.approval_id] = anyio.Event()
             left = None if request.deadline is None else max(0, request.deadline - now_ms()) / 1000

@@ -541,3 +541,24 @@ async def test_a_live_run_whose_lease_had_passed_and_that_is_deleted_stops_alone
             with pytest.raises(helix.UnknownRun, match=f"no run '{handle.run_id}' in this store"):
                 await handle.result()
             assert said(await (await executor.execute(CLERK, "two", session_id="t")).result()) == ["two"]
+
+
+async def test_an_interrupt_cuts_a_body_whose_child_waits_for_an_answer(store: Any) -> None:
+    child = Agent("child", tools=[delete])
+    model = ScriptedModel({"a": [Turn(calls=[Call("delegate")])], "child": [Turn(calls=[Call("delete", path="x")])]})
+
+    @tool
+    async def delegate(ctx: helix.ToolContext) -> str:
+        await ctx.run_agent(child, "go")
+        raise AssertionError("nobody has answered")
+
+    with anyio.fail_after(20):
+        async with Executor(store=store) as executor:
+            first = await executor.execute(Agent("a", tools=[delegate]), "0", session_id=S, model=model)
+            async for chunk in first.stream():
+                if chunk.type == "approval_request":
+                    break
+            second = await executor.execute(CLERK, "1", session_id=S, on_busy="interrupt")
+            assert said(await second.result()) == ["0", "1"]
+            assert first.status == "cancelled"
+            check_stream(await helix.collect(first.stream()))
