@@ -102,9 +102,9 @@ async def test_sixteen_runs_cost_a_write_for_each_batch_and_their_readers_a_few_
         assert elsewhere.asked[name] <= around + 2 * batches
 
 
-async def test_an_append_wakes_readers_and_a_post_wakes_owners_too() -> None:
+async def test_an_append_wakes_the_readers_it_is_news_to_and_a_post_wakes_owners_too() -> None:
     async def look(run_ids: Any) -> Positions:
-        return dict.fromkeys(run_ids, (1, 0))
+        return dict.fromkeys(run_ids, (1, 0))  # nobody has anything to find
 
     watch, woken = Watch(look), list[str]()
 
@@ -115,10 +115,14 @@ async def test_an_append_wakes_readers_and_a_post_wakes_owners_too() -> None:
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait, "reader", 1, None)
+            tasks.start_soon(wait, "reader further on", 7, None)
             tasks.start_soon(wait, "owner", None, 0)
             await anyio.wait_all_tasks_blocked()
-            watch.wake("run", posts=False)
+            watch.wake("run", posts=False, last=7)
             await anyio.wait_all_tasks_blocked()
             assert woken == ["reader"]
+            watch.wake("run", posts=False)
+            await anyio.wait_all_tasks_blocked()
+            assert woken == ["reader", "reader further on"]
             watch.wake("run")
-    assert woken == ["reader", "owner"]
+    assert woken[2:] == ["owner"]

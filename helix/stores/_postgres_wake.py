@@ -25,7 +25,7 @@ class PostgresWake:
         self._pool = pool
         self._watch = watch
         self._me = secrets.token_hex(4)
-        self._untold: set[str] = set()
+        self._untold: dict[str, float] = {}
         self._telling: asyncio.Task[None] | None = None
         self._hearing = asyncio.Event()
         self._listening = Listening(self._listen)
@@ -35,9 +35,12 @@ class PostgresWake:
         with anyio.move_on_after(2):
             await self._hearing.wait()
 
-    def tell(self, run_id: str) -> None:
-        """Soon tells the others of that run: what comes while a NOTIFY is under way goes with the next."""
-        self._untold.add(run_id)
+    def tell(self, run_id: str, last: float) -> None:
+        """Soon tells the others of that run: what comes while a NOTIFY is under way goes with the next.
+
+        It may come when a reader has found the chunks already, which `last`, the number of the last one, tells it.
+        """
+        self._untold[run_id] = max(last, self._untold.get(run_id, 0))
         if self._telling is None or self._telling.done():
             self._telling = asyncio.create_task(self._tell_all())
 
@@ -49,7 +52,8 @@ class PostgresWake:
 
     async def _tell_all(self) -> None:
         while self._untold:
-            news, self._untold = [f"{self._me} {run_id}" for run_id in self._untold], set()
+            news = [f"{self._me} {run_id} {last}" for run_id, last in self._untold.items()]
+            self._untold = {}
             with suppress(StoreError):
                 await self._pool.execute(
                     "SELECT pg_notify(%(channel)s, news) FROM unnest(%(news)s::text[]) AS news",
@@ -78,6 +82,6 @@ class PostgresWake:
         self._hearing.set()
         self._watch.wake_all()  # of what came before nobody has told us
         async for note in connection.notifies():
-            sender, _, run_id = note.payload.partition(" ")
+            sender, run_id, last = note.payload.split(" ")
             if sender != self._me:
-                self._watch.wake(run_id)
+                self._watch.wake(run_id, last=float(last))

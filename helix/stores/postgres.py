@@ -9,6 +9,7 @@ others); it is a hint only, and who hears none looks once a second.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -135,7 +136,7 @@ class PostgresStore:
                 raise refusal(write, await self._get(write.run_id))
 
         await persist_to_the_end(append, self._patience)
-        self._tell(write.run_id, posts=False)
+        self._tell(write.run_id, posts=False, last=write.after + len(write.chunks) if write.chunks else math.inf)
 
     async def read(
         self, run_id: str, from_offset: int = 0, *, limit: int = 1000, deltas: bool = True
@@ -266,10 +267,11 @@ class PostgresStore:
         rows = await self._ask(q.POSITIONS, run_ids=list(run_ids))
         return {run_id: (last, posted) for run_id, last, posted in rows}
 
-    def _tell(self, run_id: str, *, posts: bool = True) -> None:
-        self._watch.wake(run_id, posts=posts)
+    def _tell(self, run_id: str, *, posts: bool = True, last: float = math.inf) -> None:
+        """Wakes who waits, here and elsewhere; see `Watch.wake`."""
+        self._watch.wake(run_id, posts=posts, last=last)
         if self._wake is not None:
-            self._wake.tell(run_id)
+            self._wake.tell(run_id, last)
 
     async def _upgrade(self) -> None:
         """Makes the schema what this version needs; one process at a time, and nothing if there is nothing to do."""

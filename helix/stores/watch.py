@@ -61,10 +61,16 @@ class Watch:
             if not others:
                 del self._waiters[run_id]
 
-    def wake(self, run_id: str, *, posts: bool = True) -> None:
-        """Something has come for that run; unless `posts`, no command: its owner need not look into its inbox."""
+    def wake(self, run_id: str, *, posts: bool = True, last: float = math.inf) -> None:
+        """Something has come for that run.
+
+        Args:
+            run_id: which one.
+            posts: False if no command: its owner need not look into its inbox.
+            last: what came are chunks up to that number: who has them all need not look. `math.inf`: not known.
+        """
         for waiter in self._waiters.get(run_id, ()):
-            if posts or waiter.chunks_after < math.inf:
+            if waiter.chunks_after < last or (posts and waiter.posts_after < math.inf):
                 waiter.news.set()
 
     def wake_all(self) -> None:
