@@ -149,7 +149,7 @@ CODES: dict[str, Explanation] = {
         "Nothing; the log says who ended first.",
     ),
     "internal": Explanation(
-        "something unexpected: in a model, in instructions, or in helix itself",
+        "something unexpected: in a model, instructions, an output validator, or in helix itself",
         "A model object or an instructions function that raised; a scripted model without turns.",
         "Read `detail` of the `error` chunk and the program's log (logger `helix`), which has the traceback; if it "
         "is helix's own, report it.",
