@@ -1,6 +1,6 @@
 """One streamed reply: the network's bytes to events, and what is no event stream to an error; no I/O.
 
-Floor 3, below `_chat` and `_responses`, the two dialects of OpenAI.
+Floor 3, below the decoders of each dialect.
 """
 
 from __future__ import annotations
