@@ -5,9 +5,9 @@ Floor 5: above `executor`, which does the work; nothing here adds a second way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Generic, Self, overload
+from typing import Any, Generic, Self, TypedDict, Unpack, overload
 
 from typing_extensions import TypeVar
 
@@ -15,7 +15,7 @@ from helix.agent import Agent
 from helix.chunks import ApprovalRequest, Chunk
 from helix.commands import Approve, ClientResult, Deny
 from helix.errors import UsageError, check_arguments
-from helix.executor import EXECUTE_OPTIONS, Executor
+from helix.executor import Executor
 from helix.fold import RunTree
 from helix.handle import RunHandle
 from helix.limits import Limits
@@ -27,6 +27,36 @@ from helix.results import RunResult
 OutputT = TypeVar("OutputT", default=Any)
 StateT = TypeVar("StateT", default=Any)
 DepsT = TypeVar("DepsT", default=object)
+
+
+class RunOptions(TypedDict, Generic[StateT], total=False):
+    """The options of the short forms, beside `deps`: as in `Executor.execute`, but for `on_busy`.
+
+    Each short form has an executor of its own, so `session_id` only names the session: no other run is in it.
+    """
+
+    session_id: str | None
+    run_id: str | None
+    state: StateT | None
+    model: str | Model | None
+    limits: Limits | None
+    on_approval: OnApproval | None
+    wait: WaitMode
+    metadata: Mapping[str, Any] | None
+
+
+def check_options(function: str, options: Mapping[str, Any]) -> None:
+    """Refuses what is no option of a short form.
+
+    Raises:
+        TypeError: one of them is none; says what to do instead.
+    """
+    if "on_busy" in options:
+        raise TypeError(
+            f"{function}() has no argument 'on_busy': no other run is in its session. Give it to Executor.execute, or "
+            "to a turn of a Session"
+        )
+    check_arguments(function, options, {"deps", *RunOptions.__annotations__})
 
 
 class RunStream(Generic[OutputT, StateT]):
@@ -112,12 +142,7 @@ def stream(
     input: Any,
     *,
     deps: object = None,
-    session_id: str | None = None,
-    state: StateT | None = None,
-    model: str | Model | None = None,
-    limits: Limits | None = None,
-    on_approval: OnApproval | None = None,
-    wait: WaitMode = "hold",
+    **options: Unpack[RunOptions[StateT]],
 ) -> RunStream[OutputT, StateT]: ...
 @overload
 def stream(
@@ -125,19 +150,14 @@ def stream(
     input: Any,
     *,
     deps: DepsT,
-    session_id: str | None = None,
-    state: StateT | None = None,
-    model: str | Model | None = None,
-    limits: Limits | None = None,
-    on_approval: OnApproval | None = None,
-    wait: WaitMode = "hold",
+    **options: Unpack[RunOptions[StateT]],
 ) -> RunStream[OutputT, StateT]: ...
 def stream(agent: Agent[Any, Any, Any], input: Any, **options: Any) -> RunStream[Any, Any]:
     """Starts a run to be watched: an async context manager that is also the stream of its chunks.
 
-    Arguments and errors are those of `Executor.execute`; errors come at `async with`.
+    Arguments (but for `on_busy`) and errors are those of `Executor.execute`; errors come at `async with`.
     """
-    check_arguments("stream", options, EXECUTE_OPTIONS)
+    check_options("stream", options)
     return RunStream(lambda executor: executor.execute(agent, input, **options))
 
 
@@ -147,12 +167,7 @@ async def run(
     input: Any,
     *,
     deps: object = None,
-    session_id: str | None = None,
-    state: StateT | None = None,
-    model: str | Model | None = None,
-    limits: Limits | None = None,
-    on_approval: OnApproval | None = None,
-    wait: WaitMode = "hold",
+    **options: Unpack[RunOptions[StateT]],
 ) -> RunResult[OutputT, StateT]: ...
 @overload
 async def run(
@@ -160,15 +175,10 @@ async def run(
     input: Any,
     *,
     deps: DepsT,
-    session_id: str | None = None,
-    state: StateT | None = None,
-    model: str | Model | None = None,
-    limits: Limits | None = None,
-    on_approval: OnApproval | None = None,
-    wait: WaitMode = "hold",
+    **options: Unpack[RunOptions[StateT]],
 ) -> RunResult[OutputT, StateT]: ...
 async def run(agent: Agent[Any, Any, Any], input: Any, **options: Any) -> RunResult[Any, Any]:
-    """Runs an agent to its end. Arguments are those of `Executor.execute`.
+    """Runs an agent to its end. Arguments are those of `Executor.execute`, but for `on_busy`.
 
     Nobody else has the run's handle, so a call that needs approval is denied, unless `on_approval` is given.
 
@@ -176,7 +186,7 @@ async def run(agent: Agent[Any, Any, Any], input: Any, **options: Any) -> RunRes
         RunFailed, RunCancelled, RunSuspended: it did not complete; each has `.result`.
         DefinitionError, UnknownModel, MissingKey: it cannot work; nothing has run.
     """
-    check_arguments("run", options, EXECUTE_OPTIONS)
+    check_options("run", options)
     options = answering(options)
     async with Executor() as executor:
         handle = await executor.execute(agent, input, **options)

@@ -433,7 +433,7 @@ class Executor:
 
 
 EXECUTE_OPTIONS = inspect.signature(Executor.execute).parameters.keys() - {"self", "agent", "input"}
-"""What the short forms hand on."""
+"""The options of a run. Those of the short forms are `helix.api.RunOptions`."""
 
 
 def _check_resumable(log: RunLog) -> None:

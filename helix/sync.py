@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 import anyio
 import anyio.from_thread
@@ -18,14 +18,9 @@ from anyio.lowlevel import current_token
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from helix.agent import Agent
-from helix.api import RunStream, run, stream
+from helix.api import RunOptions, RunStream, check_options, run, stream
 from helix.chunks import Chunk
 from helix.commands import Approve, ClientResult, Deny
-from helix.errors import check_arguments
-from helix.executor import EXECUTE_OPTIONS
-from helix.limits import Limits
-from helix.live import OnApproval, WaitMode
-from helix.model import Model
 from helix.results import RunResult
 
 OutputT = TypeVarWithDefault("OutputT", default=Any)
@@ -40,12 +35,7 @@ def run_sync(
     input: Any,
     *,
     deps: object = None,
-    session_id: str | None = None,
-    state: StateT | None = None,
-    model: str | Model | None = None,
-    limits: Limits | None = None,
-    on_approval: OnApproval | None = None,
-    wait: WaitMode = "hold",
+    **options: Unpack[RunOptions[StateT]],
 ) -> RunResult[OutputT, StateT]: ...
 @overload
 def run_sync(
@@ -53,19 +43,14 @@ def run_sync(
     input: Any,
     *,
     deps: DepsT,
-    session_id: str | None = None,
-    state: StateT | None = None,
-    model: str | Model | None = None,
-    limits: Limits | None = None,
-    on_approval: OnApproval | None = None,
-    wait: WaitMode = "hold",
+    **options: Unpack[RunOptions[StateT]],
 ) -> RunResult[OutputT, StateT]: ...
 def run_sync(agent: Agent[Any, Any, Any], input: Any, **options: Any) -> RunResult[Any, Any]:
     """`run` for code that is not async: works in threads, again and again, and inside a running loop (notebooks).
 
     Inside a running event loop it works on a thread of its own and blocks that loop meanwhile.
     """
-    check_arguments("run_sync", options, EXECUTE_OPTIONS)
+    check_options("run_sync", options)
 
     async def main() -> RunResult[Any, Any]:
         return await run(agent, input, **options)
@@ -157,12 +142,7 @@ def stream_sync(
     input: Any,
     *,
     deps: object = None,
-    session_id: str | None = None,
-    state: StateT | None = None,
-    model: str | Model | None = None,
-    limits: Limits | None = None,
-    on_approval: OnApproval | None = None,
-    wait: WaitMode = "hold",
+    **options: Unpack[RunOptions[StateT]],
 ) -> SyncRunStream[OutputT, StateT]: ...
 @overload
 def stream_sync(
@@ -170,16 +150,11 @@ def stream_sync(
     input: Any,
     *,
     deps: DepsT,
-    session_id: str | None = None,
-    state: StateT | None = None,
-    model: str | Model | None = None,
-    limits: Limits | None = None,
-    on_approval: OnApproval | None = None,
-    wait: WaitMode = "hold",
+    **options: Unpack[RunOptions[StateT]],
 ) -> SyncRunStream[OutputT, StateT]: ...
 def stream_sync(agent: Agent[Any, Any, Any], input: Any, **options: Any) -> SyncRunStream[Any, Any]:
     """`stream` for code that is not async. Arguments and errors are those of `Executor.execute`."""
-    check_arguments("stream_sync", options, EXECUTE_OPTIONS)
+    check_options("stream_sync", options)
     return SyncRunStream(stream(agent, input, **options))
 
 

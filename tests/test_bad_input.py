@@ -11,6 +11,8 @@ from pydantic import BaseModel
 
 import helix
 from helix import Agent, DefinitionError, Executor, MissingKey, RunExists, UnknownModel, UsageError, UserMessage, tool
+from helix.api import RunOptions
+from helix.executor import EXECUTE_OPTIONS
 from helix.messages import AssistantMessage, TextPart
 from helix.testing import Call, ScriptedModel, Turn
 
@@ -289,6 +291,10 @@ untyped_helix: Any = helix
             lambda: untyped_helix.stream_sync(Agent("a"), "x", limit=1),
             r"^stream_sync\(\) has no argument 'limit'. .*'limits'",
         ),
+        (
+            lambda: untyped_helix.stream(Agent("a"), "x", on_busy="queue"),
+            r"^stream\(\) has no argument 'on_busy': no other run is in its session. Give it to Executor.execute, or",
+        ),
         (lambda: untyped_helix.stream(Agent("a"), "x", zzz=1), r"^stream\(\) has no argument 'zzz'.$"),
         (lambda: Agent("a").replace(modle=1), r"^replace\(\) has no argument 'modle'. Did you mean 'model'\?$"),
         (lambda: untyped_helix.tool(timeot=1), r"^tool\(\) has no argument 'timeot'. Did you mean 'timeout'\?$"),
@@ -298,6 +304,14 @@ untyped_helix: Any = helix
 def test_an_argument_that_is_not_known_names_the_nearest(call: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         call()
+
+
+async def test_the_short_forms_take_every_option_of_a_run_but_one() -> None:
+    assert {*RunOptions.__annotations__, "deps", "on_busy"} == EXECUTE_OPTIONS
+    with anyio.fail_after(5):
+        options = RunOptions[None](run_id="r", session_id="s", metadata={"n": 1}, model=ScriptedModel(["done"]))
+        result = await helix.run(Agent("a"), "x", **options)
+        assert (result.run_id, result.session_id, result.tree.options["metadata"]) == ("r", "s", {"n": 1})
 
 
 async def test_an_option_of_a_turn_that_is_not_known_names_the_nearest() -> None:

@@ -68,6 +68,7 @@ async def run_gives_the_agents_types() -> None:
     assert_type((await helix.run(stateful, "go", state=Cart())).state, Cart)
     assert_type(await helix.run(needy, "go", deps=Shop("EUR")), RunResult[Report, Cart])
     assert_type(await helix.run(needy, "go", deps=BookShop("EUR", 3)), RunResult[Report, Cart])
+    assert_type(await helix.run(plain, "go", run_id="r", session_id="s", metadata={"n": 1}), RunResult[str, None])
     assert_type(await helix.run(plain, "go", deps=3, limits=helix.Limits(steps=3), model="a:b"), RunResult[str, None])
 
 
@@ -176,6 +177,7 @@ async def missing_or_wrong_arguments_are_static_errors() -> None:
     helix.stream_sync(needy, "go")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await helix.run(stateful, "go", state="full")  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
     await helix.run(plain)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await helix.run(plain, "go", on_busy="queue")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await helix.run(plain, "go", modell="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await helix.run("plain", "go")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
