@@ -153,6 +153,27 @@ def test_a_trimmed_run_is_shown_replayed_judged_and_goes_on(folder: Path) -> Non
     assert "is no age" in helix("trim", "--older-than", "soon", cwd=folder).stderr
 
 
+def test_a_trimmed_run_that_goes_on_is_saved_whole_and_streamed_behind_a_resync(folder: Path) -> None:
+    run_id = suspended("clerk", folder)
+    answer("trim", run_id, cwd=folder)
+    answer("approve", run_id, cwd=folder)
+    streamed = answer("run", "mod:clerk", "--resume", run_id, "--json", "--save", "log.jsonl", cwd=folder)
+    (folder / "stream.jsonl").write_text(streamed)
+
+    resync, *rest = map(json.loads, streamed.splitlines())
+    assert (resync["type"], resync["snapshot"]["status"]) == ("resync", "suspended")
+    assert rest[0]["_sequence"] == resync["floor"] + 1
+    assert "resync, and what that stands for" in refusal("check", "stream.jsonl", cwd=folder)
+
+    first, *kept = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    assert (first, kept[0]["type"], kept[-len(rest) :]) == (resync, "run_start", rest)
+    floor = resync["floor"]
+    judged = answer("check", "log.jsonl", cwd=folder)
+    assert judged == f"ok: {len(kept)} chunks, 1 agent, completed, trimmed up to {floor}\n"
+    assert answer("replay", "log.jsonl", cwd=folder) == "I read ['deleted a.txt']\n"
+    assert answer("diff", "log.jsonl", "log.jsonl", cwd=folder).startswith(f"the same: {len(kept)} chunks")
+
+
 def test_a_run_is_not_resumed_with_another_agent(folder: Path) -> None:
     run_id = suspended("clerk", folder)
     assert refusal("run", "mod:two", "--resume", run_id, cwd=folder) == (

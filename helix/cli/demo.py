@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from helix.agent import Agent
-from helix.chunks import Chunk
+from helix.chunks import Chunk, Resync
 from helix.cli.console import Console
 from helix.cli.loops import run_async
-from helix.cli.watch import INTERRUPTED, Watcher, add_options, asked, follow, interrupts, tell_missing
+from helix.cli.watch import INTERRUPTED, Watcher, add_options, as_seen, asked, follow, interrupts, tell_missing
 from helix.context import ToolContext
 from helix.errors import ModelError
 from helix.executor import Executor
@@ -63,8 +63,8 @@ def demo(options: argparse.Namespace) -> int:
 
 
 async def _watch(watcher: Watcher, pace: float) -> RunResult[Any, Any]:
-    def take(batch: list[Chunk]) -> bool:
-        watcher.take(batch)
+    def take(batch: list[Chunk | Resync]) -> bool:
+        watcher.take(list(as_seen(batch)))
         return True
 
     with interrupts(watcher) as interrupted:

@@ -54,7 +54,7 @@ def diff(options: argparse.Namespace) -> int:
     out = Console(sys.stdout)
     if options.a == options.b == "-":
         raise UsageError("only one of the two logs can come from standard input")
-    left, right = read_log(options.a), read_log(options.b)
+    left, right = read_log(options.a).chunks, read_log(options.b).chunks
     found = find_difference(left, right, strict=options.strict, ignore=ignore)
     if found is None:
         counts = f"{len(left)}" if len(left) == len(right) else f"{len(left)} and {len(right)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from helix.chunks import Chunk, Control, Resync, StepEnd, StreamEnd, TextDelta, parse_chunk
@@ -19,18 +20,44 @@ def log_name(path: str) -> str:
     return "standard input" if path == "-" else path
 
 
-def read_log(path: str) -> list[Chunk]:
-    """The chunks of a log, in order; `-` is standard input. What a reader adds at the end of a stream is left out.
+@dataclass(frozen=True)
+class KeptLog:
+    """A log that a command was given.
+
+    Attributes:
+        name: what it is called in messages.
+        chunks: all that are kept, in order.
+        floor: deltas up to that number may be missing.
+    """
+
+    name: str
+    chunks: list[Chunk]
+    floor: int = 0
+
+
+def read_log(path: str) -> KeptLog:
+    """The log in a file; `-` is standard input. A `resync` says that it is one of a trimmed run.
 
     Raises:
         UsageError: the file cannot be read.
-        MalformedLog: a line is no chunk; says which and why.
+        MalformedLog: a line is no chunk; says which and why. Or the beginning of the log is not there.
     """
+    name, chunks, floor = log_name(path), list[Chunk](), 0
     try:
         with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as lines:
-            return [chunk for chunk in _parsed(lines, log_name(path)) if not isinstance(chunk, StreamEnd | Resync)]
+            for chunk in _parsed(lines, name):
+                if isinstance(chunk, Resync):
+                    floor = max(floor, chunk.floor)
+                elif not isinstance(chunk, StreamEnd):
+                    chunks.append(chunk)
     except OSError as error:
-        raise UsageError(f"{log_name(path)}: {error.strerror}") from None
+        raise UsageError(f"{name}: {error.strerror}") from None
+    if floor and (not chunks or chunks[0].sequence > 1):
+        raise MalformedLog(
+            f"{name}: it begins with a resync, and what that stands for, up to chunk {floor}, is not in it; "
+            "look at the run in its store, or at what `helix run --save` writes"
+        )
+    return KeptLog(name, chunks, floor)
 
 
 def with_words(chunks: Iterable[Chunk], floor: int) -> Iterator[Chunk]:

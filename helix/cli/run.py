@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, get_args
 from pydantic_core import to_json
 
 from helix.agent import Agent
-from helix.chunks import Chunk, StepEnd, TextDelta, chunk_to_json
+from helix.chunks import Chunk, Resync, StepEnd, TextDelta, chunk_to_json
 from helix.cli.ask import asker, deny_all
 from helix.cli.console import Console
 from helix.cli.load import load_agent
@@ -25,6 +25,7 @@ from helix.cli.watch import (
     INTERRUPTED,
     Asked,
     add_options,
+    as_seen,
     asked,
     follow,
     interrupts,
@@ -161,6 +162,10 @@ def _store(options: argparse.Namespace) -> Store | None:
     return None if url is None else store_of(url)
 
 
+def _lines(chunks: Iterable[Chunk | Resync]) -> bytes:
+    return b"".join(chunk_to_json(chunk) + b"\n" for chunk in chunks)
+
+
 class _Writer:
     """Writes what a run says to where it belongs.
 
@@ -181,21 +186,33 @@ class _Writer:
         self._live = streamed and self._out.is_terminal and not self.watcher.is_view
         self._focus = shown.focus
         self._shown = ""
+        self._floor = 0
 
-    def take(self, batch: list[Chunk]) -> bool:
-        """Takes the next chunks; says whether there is somebody left to write them for."""
-        if self._save is not None or self._as_json:
-            lines = b"".join(chunk_to_json(chunk) + b"\n" for chunk in batch)
-            self._keep(lines)
-            if self._as_json:
-                self._out.write(lines)
+    def take(self, batch: list[Chunk | Resync]) -> bool:
+        """Takes the next chunks; says whether there is somebody left to write them for.
+
+        A file has the log, as it is kept: behind a `resync`, too, what it stands for. Who reads the chunks as they come
+        has the snapshot for that.
+        """
+        if self._save is not None:
+            self._keep(_lines(batch))
+        if self._as_json:
+            self._out.write(_lines(self._streamed(batch)))
         if self._live:
-            for chunk in batch:
+            for chunk in as_seen(batch):
                 self._show(chunk)
                 self.watcher.take([chunk])
         else:
-            self.watcher.take(batch)
+            self.watcher.take(list(as_seen(batch)))
         return not ((self._as_json and self._out.closed) or self.save_error)
+
+    def _streamed(self, batch: list[Chunk | Resync]) -> Iterator[Chunk | Resync]:
+        for item in batch:
+            if isinstance(item, Resync):
+                self._floor = item.floor
+            elif item.sequence <= self._floor:
+                continue
+            yield item
 
     def _keep(self, lines: bytes) -> None:
         if self._save is None or self.save_error:

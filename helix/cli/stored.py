@@ -9,7 +9,6 @@ import argparse
 import os
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,7 +16,7 @@ from urllib.parse import unquote
 import anyio
 
 from helix.chunks import Chunk
-from helix.cli.logs import log_name, read_log
+from helix.cli.logs import KeptLog, read_log
 from helix.cli.loops import run_async
 from helix.commands import Cancel, Command, Interrupt, Respond
 from helix.errors import HelixError, UnknownRun, UsageError, did_you_mean
@@ -135,21 +134,6 @@ async def load(store: Store, run_id: str) -> RunLog:
     return log
 
 
-@dataclass(frozen=True)
-class KeptLog:
-    """A log that a command was given.
-
-    Attributes:
-        name: what it is called in messages.
-        chunks: all that are kept, in order.
-        floor: deltas up to that number may be missing.
-    """
-
-    name: str
-    chunks: list[Chunk]
-    floor: int = 0
-
-
 def read_kept(options: argparse.Namespace) -> KeptLog:
     """The log of `options.file`: of a store if one is given, or the environment names one and no file is there.
 
@@ -159,7 +143,7 @@ def read_kept(options: argparse.Namespace) -> KeptLog:
     is_file = options.file == "-" or os.path.exists(options.file)
     if options.store or (given_url(options) and not is_file):
         return run_async(_from_store, options)
-    return KeptLog(log_name(options.file), read_log(options.file))
+    return read_log(options.file)
 
 
 async def _from_store(options: argparse.Namespace) -> KeptLog:

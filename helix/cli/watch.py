@@ -174,9 +174,15 @@ def tell_missing(focus: Focus, tree: RunTree, watcher: Watcher) -> None:
 
 
 async def follow(
-    handle: RunHandle[Any, Any], watcher: Watcher, take: Callable[[list[Chunk]], bool], interrupted: anyio.Event
+    handle: RunHandle[Any, Any],
+    watcher: Watcher,
+    take: Callable[[list[Chunk | Resync]], bool],
+    interrupted: anyio.Event,
 ) -> RunResult[Any, Any]:
-    """Watches a run to its end, or until it is cancelled: by Ctrl-C, or because `take` says that it is in vain."""
+    """Watches a run to its end, or until it is cancelled: by Ctrl-C, or because `take` says that it is in vain.
+
+    Of a trimmed run, `take` is given the `resync`, then what is kept of the chunks that it stands for; see `as_seen`.
+    """
     failed: HelixError | None = None
     try:
         async with anyio.create_task_group() as tasks:
@@ -194,22 +200,35 @@ async def follow(
     return await handle.result()
 
 
-async def _read(handle: RunHandle[Any, Any], take: Callable[[list[Chunk]], bool]) -> None:
-    reader = handle.stream()
+async def _read(handle: RunHandle[Any, Any], take: Callable[[list[Chunk | Resync]], bool]) -> None:
+    reader, last = handle.stream(), 0
     batch = await reader.next_batch()
     while batch:
-        if not take(list(_told(handle, batch))):
+        told = list(_told(handle, batch, last))
+        last = next((item.sequence for item in reversed(told) if not isinstance(item, Resync)), last)
+        if not take(told):
             await handle.cancel()
         batch = await reader.next_batch()
 
 
-def _told(handle: RunHandle[Any, Any], batch: Iterable[Chunk | Control]) -> Iterator[Chunk]:
-    """A batch in which no `resync` stands, but what is kept of what it stands for."""
+def _told(handle: RunHandle[Any, Any], batch: Iterable[Chunk | Control], last: int) -> Iterator[Chunk | Resync]:
+    """A batch in which each `resync` is followed by what is kept of the chunks that it stands for, behind `last`."""
+    for item in batch:
+        if isinstance(item, StreamEnd):
+            continue
+        yield item
+        if isinstance(item, Resync):
+            yield from (chunk for chunk in handle.structure(item.floor) if chunk.sequence > last)
+
+
+def as_seen(batch: Iterable[Chunk | Resync]) -> Iterator[Chunk]:
+    """What a watcher takes of a batch: for a `resync`, what is kept of what it stands for, with words."""
+    floor = 0
     for item in batch:
         if isinstance(item, Resync):
-            yield from with_words(handle.structure(item.floor), item.floor)
-        elif not isinstance(item, StreamEnd):
-            yield item
+            floor = item.floor
+        else:
+            yield from with_words([item], floor)
 
 
 async def _cancel_on(interrupted: anyio.Event, handle: RunHandle[Any, Any]) -> None:
