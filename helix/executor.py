@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, get_args
+from weakref import WeakValueDictionary
 
 import anyio
 from anyio.abc import TaskGroup
@@ -72,7 +73,7 @@ class Executor:
     ) -> None:
         opened = open_store(store) if isinstance(store, str) else store
         self._shelf: Shelf = MemoryShelf() if opened is None else StoreShelf(opened)
-        self._turns = Turns(self._shelf, lambda run_id: self._handles[run_id].run)
+        self._turns = Turns(self._shelf, lambda run_id: self._mine[run_id].run)
         if not isinstance(agents, Iterable) or not all(isinstance(agent, Agent) for agent in agents):
             raise DefinitionError(f"agents= is to be a list of agents, not {agents!r}")
         self._agents: dict[str, Agent[Any, Any, Any]] = {}
@@ -81,7 +82,8 @@ class Executor:
                 raise DefinitionError(f"two agents of this executor are called {agent.name!r}")
         self._deps = deps
         self._gates = Gates(provider_limits)
-        self._handles: dict[str, RunHandle[Any, Any]] = {}
+        self._handles: WeakValueDictionary[str, RunHandle[Any, Any]] = WeakValueDictionary()
+        self._mine: dict[str, RunHandle[Any, Any]] = {}  # those that it has run, until a store alone keeps them
         self._tasks: TaskGroup | None = None
         self._stack = AsyncExitStack()
         self._resources = Resources(self._stack, Prices(prices))
@@ -381,7 +383,8 @@ class Executor:
             StoreError: the store cannot be written.
         """
         deleted = await self._shelf.delete_session(session_id)
-        self._handles = {run_id: item for run_id, item in self._handles.items() if item.session_id != session_id}
+        for handle in [handle for handle in self._handles.values() if handle.session_id == session_id]:
+            self._forget(handle.run_id)
         return deleted
 
     # --- starting
@@ -410,14 +413,28 @@ class Executor:
         log.live = True
         handle.attach(run)
         live = LiveAgent(run, log.run_id, handle.agent, model)
-        tasks.start_soon(run_root, live)
+        self._mine[log.run_id] = handle
+        tasks.start_soon(self._run, live)
         return handle
+
+    async def _run(self, live: LiveAgent) -> None:
+        log = live.run.log
+        try:
+            await run_root(live)
+        finally:
+            if log.kept is not None and (log.tree.ended or not log.tree.at_rest):  # parked ones are gone on with here
+                self._mine.pop(log.run_id, None)
+
+    def _forget(self, run_id: str) -> None:
+        self._handles.pop(run_id, None)
+        self._mine.pop(run_id, None)
 
     def _handle(self, log: RunLog) -> RunHandle[Any, Any]:
         """The one handle that this executor has for a log."""
-        if log.run_id not in self._handles:
-            self._handles[log.run_id] = RunHandle(self._agent_named(log.tree.root.agent_type), log)
-        return self._handles[log.run_id]
+        handle = self._handles.get(log.run_id)
+        if handle is None:
+            handle = self._handles[log.run_id] = RunHandle(self._agent_named(log.tree.root.agent_type), log)
+        return handle
 
     def _check_entered(self) -> TaskGroup:
         if self._tasks is None:

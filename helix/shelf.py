@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, Protocol
+from weakref import WeakValueDictionary
 
 from helix.chunks import Chunk, Resync, StreamEnd
 from helix.errors import RunBusy, RunEnded, RunExists, SessionBusy, UnknownRun, UsageError
@@ -193,11 +194,11 @@ class MemoryShelf:
 
 
 class StoreShelf:
-    """Logs that are kept in a store; those that were looked at are at hand."""
+    """Logs that are kept in a store; those that somebody still holds are at hand."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._logs: dict[str, RunLog] = {}
+        self._logs: WeakValueDictionary[str, RunLog] = WeakValueDictionary()
         self._owner = new_owner()
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -263,8 +264,8 @@ class StoreShelf:
 
     async def news(self, run_id: str) -> None:
         """As `Shelf.news`."""
-        if run_id in self._logs:
-            await self._logs[run_id].rest()
+        if (log := self._logs.get(run_id)) is not None:
+            await log.rest()
         with suppress(UnknownRun):  # deleted in this moment
             record = await self._store.get(run_id)
             if record.status == "running" and record.lease_left > 0:

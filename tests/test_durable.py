@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from helix import (
@@ -200,3 +203,34 @@ async def test_what_cannot_be_found_is_said(url: str) -> None:
             await stranger.get_handle(run_id)
         with pytest.raises(UnknownRun):
             await stranger.get_handle("nobody")
+
+
+@pytest.mark.anyio
+async def test_an_executor_forgets_a_run_that_has_ended_and_finds_it_again_in_the_store(url: str) -> None:
+    async with Executor(store=url, agents=[boss]) as executor:
+        handle = await executor.execute(boss, "go", model=ScriptedModel(TREE))
+        run_id, before = handle.run_id, await handle.result()
+        seen = weakref.ref(handle), weakref.ref(handle._log)
+        del handle
+        while any(found() for found in seen):  # its task ends a moment after its run
+            await anyio.lowlevel.checkpoint()
+            gc.collect()
+        again = await executor.get_handle(run_id)
+        assert (await again.result()).to_dict() == before.to_dict()
+        assert await executor.get_handle(run_id) is again
+
+
+@pytest.mark.anyio
+async def test_an_executor_remembers_a_run_that_is_parked(url: str) -> None:
+    async with Executor(store=url, agents=[boss]) as executor:
+        handle = await executor.execute(boss, "go", model=ScriptedModel(ASKS), wait="suspend")
+        await handle.result()
+        run_id, approval_id = handle.run_id, handle.tree.pending[0].approval_id
+        del handle
+        gc.collect()
+        parked = await executor.get_handle(run_id)
+        await parked.respond(approval_id, Approve())
+        del parked
+        gc.collect()
+        result = await (await executor.resume(run_id)).result()  # by the model that it was given at first
+        assert (result.status, result.output) == ("completed", "Removed.")
