@@ -21,7 +21,7 @@ from helix.fold import CallNode
 from helix.live import LiveAgent, OnApproval
 from helix.log import now_ms
 from helix.owner import take
-from helix.steps import answered, describe
+from helix.steps import answered, describe, validated
 from helix.tools import Tool
 
 Verdict: TypeAlias = Literal["run", "answered", "parked"]
@@ -64,10 +64,8 @@ def _ending(answer: c.ApprovalResponse, tool: Tool[..., Any]) -> dict[str, Any]:
 async def _request(live: LiveAgent, call: CallNode, tool: Tool[..., Any], delegate: Delegate) -> bool:
     """Writes the request; False if there is no need for one, or the call has failed."""
     log, node = live.run.log, live.node
-    try:
-        arguments = tool.validate(cast(dict[str, Any], call.arguments))
-    except ValueError as error:
-        log.append(*end_call(log, node, call, error=str(error), code="tool_invalid_arguments"))
+    arguments = validated(live, call, tool)
+    if arguments is None:
         return False
     try:
         reason = await _reason(live, call, tool, arguments, delegate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeAlias, Union, cast, get_args
 
@@ -597,8 +597,13 @@ def _tagged(wire_type: str, cls: Any) -> Any:
 
 _UNKNOWN = Annotated[UnknownChunk, BeforeValidator(_parse_unknown), PlainSerializer(_dump_unknown), Tag("unknown")]
 _members = [*(_tagged(name, cls) for name, cls in (CHUNK_TYPES | _CONTROL_TYPES).items()), _UNKNOWN]
-_union: Any = Annotated[Union[tuple(_members)], Discriminator(_tag)]  # pyright: ignore  # noqa: UP007 - made at run time
-_adapter: TypeAdapter[Any] = TypeAdapter(_union)
+
+
+def _one_of(members: Sequence[Any]) -> Any:
+    return Annotated[Union[tuple(members)], Discriminator(_tag)]  # pyright: ignore  # noqa: UP007 - made at run time
+
+
+_adapter: TypeAdapter[Any] = TypeAdapter(_one_of(_members))
 
 
 def parse_chunk(data: str | bytes | dict[str, Any]) -> Chunk | Control:
@@ -639,8 +644,7 @@ def chunk_schema() -> dict[str, Any]:
 
     Types and fields that it does not know may come: a newer helix may write them.
     """
-    known: Any = Annotated[Union[tuple(_members[:-1])], Discriminator(_tag)]  # pyright: ignore  # noqa: UP007 - as above
-    adapter: TypeAdapter[Any] = TypeAdapter(known)
+    adapter: TypeAdapter[Any] = TypeAdapter(_one_of(_members[:-1]))
     title = {"$schema": GenerateJsonSchema.schema_dialect, "title": f"helix chunk, protocol {PROTOCOL}"}
     return title | adapter.json_schema(by_alias=True, mode="serialization", schema_generator=_WireSchema)
 

@@ -6,8 +6,8 @@ Floor 3: above `agent`, `models` and `prices`; the executor holds one and hands 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from typing import Any
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, cast
 
 import anyio
 
@@ -112,8 +112,8 @@ class Resources:
 
     async def _enter(self, model: Model) -> None:
         if id(model) not in self._entered:
-            if hasattr(model, "__aenter__"):
-                await self._stack.enter_async_context(model)  # pyright: ignore - the seam allows it, not demands it
+            if isinstance(model, AbstractAsyncContextManager):
+                await self._stack.enter_async_context(cast("AbstractAsyncContextManager[Any]", model))
             self._entered[id(model)] = model
 
 

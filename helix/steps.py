@@ -139,16 +139,23 @@ def _wait(retries: int, error: ModelError, settings: ModelSettings) -> float:
     return min(first * 2**retries, MAX_RETRY_DELAY) * random.uniform(0.5, 1)
 
 
+def validated(live: LiveAgent, call: CallNode, tool: Tool[..., Any]) -> dict[str, Any] | None:
+    """The arguments of a call as its tool takes them; None if they do not fit, and the call has ended with that."""
+    try:
+        return tool.validate(cast(dict[str, Any], call.arguments))
+    except ValueError as error:
+        live.run.log.append(*end_call(live.run.log, live.node, call, error=str(error), code="tool_invalid_arguments"))
+        return None
+
+
 async def run_tool(live: LiveAgent, call: CallNode, tool: Tool[..., Any], delegate: Delegate) -> bool:
     """Runs a tool's body: `tool_start` … `tool_end`. False if it parked under a child; then there is no `tool_end`.
 
     The arguments are those of the call; if they do not fit, the body does not begin.
     """
     log, node = live.run.log, live.node
-    try:
-        arguments = tool.validate(cast(dict[str, Any], call.arguments))
-    except ValueError as error:
-        log.append(*end_call(log, node, call, error=str(error), code="tool_invalid_arguments"))
+    arguments = validated(live, call, tool)
+    if arguments is None:
         return True
     attempt = call.attempt + 1
     log.append(

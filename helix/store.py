@@ -293,6 +293,14 @@ def busy(run_id: str, owner: str | None, remaining: float) -> RunBusy:
     return RunBusy(f"run {run_id} is owned by {name!r} for another {remaining:.1f} s", name, remaining)
 
 
+def check_claimable(run_id: str, status: str, owner: str | None, lease_left: float) -> None:
+    """For `claim`: refuses a run that has ended, and one whose lease is fresh. Raises RunEnded, RunBusy."""
+    if status in ENDED:
+        raise ended(run_id, status)
+    if lease_left > 0:
+        raise busy(run_id, owner, lease_left)
+
+
 def not_free(run: NewRun, newest: str | None, *, ended: bool) -> SessionBusy | None:
     """For `create`: why it is not the turn of a session's new run; None if it is."""
     if run.session_id is None or (ended and newest == run.follows):

@@ -428,7 +428,7 @@ def watch_fold(log: RunLog) -> None:
         append(*chunks)
         assert as_data(fold(log.chunks)) == as_data(log.tree), log.chunks[-1]
 
-    log.append = checked  # type: ignore[method-assign] - this one log is watched; all others are as they were
+    log.append = checked  # this one log is watched; all others are as they were
 
 
 def as_data(tree: RunTree) -> Any:

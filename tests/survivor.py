@@ -16,8 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -31,6 +30,7 @@ from helix.model import Emit, ModelReply, ModelRequest
 from helix.store import Store, Write
 from helix.stores import open_store
 from helix.testing import Call, FunctionModel, Turn
+from tests.around import Around
 
 SECONDS = 120
 """Within which a process must have done its job; then it says where it hangs, and fails."""
@@ -108,11 +108,11 @@ class Fate:
             die()
 
 
-class Doomed:
+class Doomed(Around):
     """A store that counts what is done to it, where leases are as the job says, and under which one dies or stops."""
 
     def __init__(self, inner: Store, fate: Fate) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._fate = fate
         self._torn_apart = False
 
@@ -162,15 +162,6 @@ class Doomed:
         finally:  # the listener's look into the inbox may be cancelled
             if when == "after":
                 die()
-
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._inner.__aexit__(kind, error, traceback)
 
 
 async def _die_soon() -> None:

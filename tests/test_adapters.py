@@ -259,10 +259,27 @@ def test_a_reply_in_one_piece_is_refused_and_its_usage_kept(dialect: Dialect) ->
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("ending", ["close", "broken", "hold"])
+@pytest.mark.parametrize("ending", ["broken", "hold"])
+@pytest.mark.parametrize("dialect", [one for one in DIALECTS if not one.tells_its_end], ids=lambda one: one.name)
+async def test_a_reply_whose_body_alone_tells_its_end_is_not_complete_without_it(dialect: Dialect, ending: Any) -> None:
+    async with serving(Answer(body=dialect.said("ok"), ending=ending)) as server:
+        asked = request(settings=ModelSettings(between_bytes=0.2))
+        with pytest.raises(ModelError) as caught:
+            await dialect.model(server.url).respond(asked, Recorder())
+    code = {"broken": "model_stream_dropped", "hold": "model_unavailable"}[ending]
+    assert (caught.value.code, caught.value.retryable) == (code, True)
+
+
+ENDINGS = [
+    pytest.param(one, ending, id=f"{one.name}-{ending}")
+    for one in DIALECTS
+    for ending in (("close", "broken", "hold") if one.tells_its_end else ("close",))
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("dialect", "ending"), ENDINGS)
 async def test_a_complete_reply_succeeds_however_the_body_ends(dialect: Dialect, ending: Any) -> None:
-    if not dialect.tells_its_end and ending != "close":
-        pytest.skip("only the body's end tells that this reply is complete")
     async with serving(Answer(body=dialect.said("ok"), ending=ending)) as server:
         recorder = Recorder()
         reply = await dialect.model(server.url).respond(request(), recorder)

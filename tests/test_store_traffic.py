@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -19,17 +18,18 @@ from helix.store import Store
 from helix.stores import open_store
 from helix.stores.watch import Positions, Watch
 from tests import services
+from tests.around import Around
 
 pytestmark = pytest.mark.anyio
 
 RUNS, WORDS = 16, 6
 
 
-class Counted:
+class Counted(Around):
     """A store that counts what it is asked."""
 
     def __init__(self, inner: Store) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self.asked: Counter[str] = Counter()
 
     def __getattr__(self, name: str) -> Any:
@@ -40,15 +40,6 @@ class Counted:
             return method(*given, **options)
 
         return counted
-
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._inner.__aexit__(kind, error, traceback)
 
 
 class Patient:

@@ -7,15 +7,14 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
 
 from helix.errors import DefinitionError, StaleWriter, UsageError
-from helix.store import Store, Write
+from helix.store import Write
 from helix.stores import _postgres_sql, open_store
 from helix.stores._lost import option, shown, without_secrets
 from helix.stores.memory import MemoryStore
@@ -23,6 +22,7 @@ from helix.stores.sqlite import SqliteStore
 from helix.testing.store_races import begin, line, takeover
 from helix.testing.store_suite import MakeStore, StoreSuite
 from tests import services
+from tests.around import Around
 
 
 @pytest.fixture
@@ -68,23 +68,8 @@ class TestRedis(StoreSuite):
 # --- the races can be lost
 
 
-class Unfenced:
+class Unfenced(Around):
     """A store whose writers never know that they are stale."""
-
-    def __init__(self, inner: Store) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._inner.__aexit__(kind, error, traceback)
 
     async def append(self, write: Write) -> None:
         try:

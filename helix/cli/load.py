@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from helix.agent import Agent
 from helix.errors import DefinitionError, HelixError, UsageError, did_you_mean
@@ -27,7 +27,7 @@ def load_agent(name: str) -> Agent[Any, Any, Any]:
     module = _load(where)
     found = getattr(module, attribute, None)
     if isinstance(found, Agent):
-        return found  # pyright: ignore[reportUnknownVariableType] - whose output, state and deps are anything
+        return cast("Agent[Any, Any, Any]", found)
     agents = [key for key, value in vars(module).items() if isinstance(value, Agent)]
     known = f" Its agents: {', '.join(agents)}." if agents else " It has no agents."
     if found is None:

@@ -31,13 +31,26 @@ class EventStreamDecoder:
     Attributes:
         last_id: the id with which a reconnect would go on.
         retry: milliseconds to wait before a reconnect, if the stream said so.
+        is_between: whether the next byte begins an event, however lines end.
     """
 
-    __slots__ = ("_after_cr", "_data", "_event", "_id", "_in_block", "_pending", "_started", "last_id", "retry")
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_event",
+        "_id",
+        "_in_block",
+        "_pending",
+        "_started",
+        "is_between",
+        "last_id",
+        "retry",
+    )
 
     def __init__(self) -> None:
         self.last_id = ""
         self.retry: int | None = None
+        self.is_between = False
         self._pending: list[bytes] = []  # pieces of the unfinished last line: joined once, so long lines stay linear
         self._started = False  # past the place where a byte order mark may stand
         self._after_cr = False  # the last byte was CR: an LF that follows belongs to it
@@ -46,13 +59,13 @@ class EventStreamDecoder:
         self._event = ""
         self._id = ""
 
-    @property
-    def is_between(self) -> bool:
-        """Whether the next byte begins an event, however lines end."""
-        return self._started and not (self._pending or self._in_block or self._after_cr)
-
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that `data` completes, in order."""
+        events = self._feed(data)
+        self.is_between = self._started and not (self._pending or self._in_block or self._after_cr)
+        return events
+
+    def _feed(self, data: bytes) -> list[ServerSentEvent]:
         data = self._with_plain_line_ends(data)
         if b"\n" not in data:
             if data:

@@ -271,8 +271,9 @@ class DraftSet(Proxy[SetNode], MutableSet[Any]):
     __slots__ = ()
 
     @classmethod
+    # What `|`, `&`, `-` and `^` give is a plain set. `Set` allows any set here; its stub wants this very class.
     def _from_iterable(cls, it: Iterable[Any]) -> set[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return set(it)  # what `|`, `&`, `-` and `^` give is a plain set
+        return set(it)
 
     def __contains__(self, value: object) -> bool:
         return value in open_node(self).value()

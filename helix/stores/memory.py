@@ -24,6 +24,7 @@ from helix.store import (
     SessionRecord,
     Write,
     busy,
+    check_claimable,
     ended,
     is_delta,
     not_free,
@@ -110,10 +111,7 @@ class MemoryStore:
         """As `Store.claim`."""
         await checkpoint()
         run = self._run(run_id)
-        if run.ended:
-            raise ended(run_id, run.status)
-        if run.lease_left > 0:
-            raise busy(run_id, run.owner, run.lease_left)
+        check_claimable(run_id, run.status, run.owner, run.lease_left)
         run.owner, run.epoch, run.lease_until = owner, run.epoch + 1, time.monotonic() + lease
         return Claim(run.epoch, len(run.lines))
 

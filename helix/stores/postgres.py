@@ -20,7 +20,6 @@ import anyio
 
 from helix.errors import RunExists, StoreError, UnknownRun, UsageError
 from helix.store import (
-    ENDED,
     Claim,
     NewRun,
     Post,
@@ -28,6 +27,7 @@ from helix.store import (
     SessionRecord,
     Write,
     busy,
+    check_claimable,
     ended,
     is_delta,
     not_free,
@@ -117,10 +117,7 @@ class PostgresStore:
                 if found:
                     return Claim(*found[0])
                 record = await self._get(run_id)
-                if record.status in ENDED:
-                    raise ended(run_id, record.status)
-                if record.lease_left > 0:
-                    raise busy(run_id, record.owner, record.lease_left)
+                check_claimable(run_id, record.status, record.owner, record.lease_left)
 
         return await persist_to_the_end(claim, self._patience)
 

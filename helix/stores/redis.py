@@ -27,6 +27,7 @@ from helix.store import (
     SessionRecord,
     Write,
     busy,
+    check_claimable,
     ended,
     is_delta,
     not_free,
@@ -118,10 +119,7 @@ class RedisStore:
                 if outcome == b"ok":
                     return Claim(int(found[0]), int(found[1]))
                 record = await self._get(run_id)
-                if record.status in ENDED:
-                    raise ended(run_id, record.status)
-                if record.lease_left > 0:
-                    raise busy(run_id, record.owner, record.lease_left)
+                check_claimable(run_id, record.status, record.owner, record.lease_left)
 
         return await persist_to_the_end(claim, self._patience)
 

@@ -23,6 +23,7 @@ from helix.store import (
     SessionRecord,
     Write,
     busy,
+    check_claimable,
     ended,
     is_delta,
     not_free,
@@ -120,10 +121,7 @@ class SqliteStore:
 
         def claim(db: sqlite3.Connection) -> Claim:
             record = _record(db, run_id)
-            if record.status in ENDED:
-                raise ended(run_id, record.status)
-            if record.lease_left > 0:
-                raise busy(run_id, record.owner, record.lease_left)
+            check_claimable(run_id, record.status, record.owner, record.lease_left)
             db.execute(
                 "UPDATE runs SET epoch = epoch + 1, owner = ?, lease_until = ? WHERE run_id = ?",
                 (owner, time.time() + lease, run_id),
