@@ -14,7 +14,8 @@ from benchmarks import loops
 from helix import Agent, Executor, Limits
 from helix.chunks import TextDelta
 from helix.model import Model
-from helix.models._lines import AiohttpLine, HttpxLine, Line
+from helix.models._aiohttp import AiohttpLine
+from helix.models._lines import HttpxLine, Line
 from helix.models.openai_chat import OpenAIChatModel
 from helix.testing import Call, FunctionModel, Turn
 

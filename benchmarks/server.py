@@ -2,12 +2,17 @@
 
 The path says what to stream: `/5000/v1/chat/completions` sends 5,000 deltas as fast as they are taken, `/500@50/…` 500
 deltas at 50 a second, `/20/tools-100/…` 20 deltas and a tool call each time until the request holds 100 tool answers.
+
+Paced streams have phases of their own, spread evenly, as those of real calls have: none waits for another's. Else those
+of a contender that sends all its requests at the same moment would come in bursts, which cost it less each than they
+would one by one, and less than those of a contender whose calls begin a millisecond apart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import multiprocessing
 import re
 from collections.abc import Generator, Mapping
@@ -44,6 +49,8 @@ _WORDS = "the log is the run and every word of it is kept"
 _DELTAS = [_event({"content": f" {word}"}) for word in _WORDS.split()]
 _USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 _STOP = _event({}, "stop", _USAGE)
+_PHASES = itertools.count()
+_GOLDEN = 0.618034  # whose multiples, modulo 1, lie evenly
 _DONE = _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
@@ -70,7 +77,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def _answer(writer: asyncio.StreamWriter, body: bytes, deltas: int, rate: int, rounds: int) -> None:
     writer.write(_HEAD + _ROLE)
     clock = asyncio.get_running_loop().time
-    begun = clock()
+    begun = clock() - (next(_PHASES) * _GOLDEN % 1 / rate if rate else 0)
     for number in range(deltas):
         if rate:
             await asyncio.sleep(begun + number / rate - clock())

@@ -29,9 +29,10 @@ from helix.messages import (
 )
 from helix.model import History, ModelReply, ModelSettings, OutputDefinition, ToolDefinition
 from helix.models import resolve_model
+from helix.models._aiohttp import AiohttpLine
 from helix.models._anthropic import AnthropicDecoder
 from helix.models._anthropic_messages import encode_message, join_messages
-from helix.models._lines import AiohttpLine, Line
+from helix.models._lines import Line
 from helix.models.anthropic import DEFAULT_MAX_TOKENS, AnthropicModel
 from helix.testing import check_stream
 from tests import recorded

@@ -15,7 +15,8 @@ import httpx2
 
 from helix.errors import MissingKey
 from helix.model import ModelProfile, ModelRequest
-from helix.models._lines import Answer, HttpxLine, Line, new_line
+from helix.models._clients import new_line
+from helix.models._lines import Answer, HttpxLine, Line
 from helix.models._served import ServedModel
 
 

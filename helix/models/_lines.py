@@ -1,29 +1,21 @@
-"""Lines to a server: one POST, and its answer as it comes.  Floor 3, below `_transport`.
+"""Lines to a server: one POST, and its answer as it comes; over httpx2.  Floor 3, below `_transport`.
 
-On asyncio with the extra `fast` a line is aiohttp's, whose parser is C; else httpx2's. Nothing stands between a read of
-the network and who asks for it: that is what a server with hundreds of paced streams pays for.
+Nothing stands between a read of the network and who asks for it: that is what a server with hundreds of paced streams
+pays for.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import io
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
-from urllib.request import getproxies
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final, Protocol, TypeAlias, cast
 
 import anyio
 import httpx2
-import openai
-import sniffio
 
 from helix.errors import ModelError
 from helix.models._errors import scrub, secrets_in
-
-if TYPE_CHECKING:
-    import aiohttp
 
 MALFORMED = "The request cannot be sent: a header (perhaps the key) is malformed."
 NO_URL = "The base URL must begin with http:// or https://."
@@ -31,14 +23,19 @@ CONNECT_SECONDS: Final = 30.0
 """To reach the server takes its own time; the rest is `Patience`'s."""
 _NO_TIMEOUT = httpx2.Timeout(None, connect=CONNECT_SECONDS)
 _CLOSE_SECONDS = 1.0
-_DRAIN_SECONDS = 0.1
-_MANY_BYTES = 1 << 20  # aiohttp wants more than this as a file, which it writes in pieces
+DRAIN_SECONDS = 0.1
 _INFLATED = ("gzip", "x-gzip", "deflate")  # by `_transport`
 _BAD_URLS = ("UnsupportedProtocol", "InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError")
 """The errors of httpx2 and aiohttp, which need not be there."""
-_ASKED = {"accept-encoding": "gzip, deflate"}
+ASKED: Final = {"accept-encoding": "gzip, deflate"}
+Sink: TypeAlias = Callable[[bytes], bool]
+"""Takes the next bytes; False if it wants no more. Does not block. It may run in no task, but in the same context."""
 _Asked: TypeAlias = tuple[str, dict[str, str], dict[str, str]]
 """A URL, an adapter's headers, and those over them."""
+
+
+class BrokenOff(Exception):
+    """A body broke off. Its text is the `repr` of what the transport raised."""
 
 
 class Answer(Protocol):
@@ -56,7 +53,7 @@ class Answer(Protocol):
 
     @property
     def encoding(self) -> str:
-        """How what `read` gives is compressed, in lower case; empty or `identity` if it is not."""
+        """How what `pour` gives is compressed, in lower case; empty or `identity` if it is not."""
         ...
 
     @property
@@ -69,8 +66,13 @@ class Answer(Protocol):
         """The headers of the request."""
         ...
 
-    def read(self) -> Awaitable[bytes]:
-        """The next bytes as they come; empty, and empty again, at the end. Raises what the transport raises."""
+    async def pour(self, sink: Sink) -> None:
+        """Gives `sink` the body's bytes as they come, until it wants no more or the body ends.
+
+        Raises:
+            BrokenOff: the connection was lost, or what came is no HTTP.
+            Exception: what `sink` raises.
+        """
         ...
 
     async def drain(self) -> None:
@@ -106,22 +108,8 @@ class Line(Protocol):
         ...
 
 
-def new_line() -> Line:
-    """A line for the running event loop."""
-    return AiohttpLine() if _fast() else HttpxLine(http_client())
-
-
-def http_client() -> httpx2.AsyncClient:
-    """A new client for the running event loop, with the `openai` client's defaults."""
-    return (openai.DefaultAioHttpClient if _fast() else openai.DefaultAsyncHttpxClient)(verify=_tls())
-
-
-def _fast() -> bool:
-    return sniffio.current_async_library() == "asyncio" and importlib.util.find_spec("aiohttp") is not None
-
-
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     return httpx2.create_ssl_context()  # 20 ms of reading certificates: once a process, not once a client
 
 
@@ -157,7 +145,7 @@ class HttpxLine:
             return self._built(url, headers, body, over, self._client.timeout)
         asked = (url, dict(headers), dict(over))
         if self._last is None or self._last[0] != asked:
-            request = self._built(url, {**_ASKED, **headers}, b"", over, _NO_TIMEOUT)
+            request = self._built(url, {**ASKED, **headers}, b"", over, _NO_TIMEOUT)
             for name in ("content-length", "cookie"):  # the body's own; and aiohttp's line keeps no cookies either
                 request.headers.pop(name, None)
             self._last = asked, request
@@ -197,9 +185,18 @@ class HttpxAnswer:
         """See `Answer.sent`."""
         return self.response.request.headers
 
-    def read(self) -> Awaitable[bytes]:
-        """See `Answer.read`."""
-        return anext(self._reads, b"")
+    async def pour(self, sink: Sink) -> None:
+        """See `Answer.pour`."""
+        reads = self._reads
+        while True:
+            try:
+                data = await anext(reads)
+            except StopAsyncIteration:
+                return
+            except Exception as error:  # whatever the transport raises
+                raise BrokenOff(repr(error)) from error
+            if data and not sink(data):
+                return
 
     async def drain(self) -> None:
         """See `Answer.drain`.
@@ -207,7 +204,7 @@ class HttpxAnswer:
         Also the one way out that finishes all of the transport's nested generators: closing the outer one would leave
         those inside to the garbage collector, which trio rightly warns about.
         """
-        with anyio.move_on_after(_DRAIN_SECONDS):
+        with anyio.move_on_after(DRAIN_SECONDS):
             try:
                 async for _ in self._reads:
                     pass
@@ -218,72 +215,6 @@ class HttpxAnswer:
         """See `Answer.close`."""
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
             await self.response.aclose()
-
-
-class AiohttpLine:
-    """A line over aiohttp, as many connections as there are calls. Proxies are those of the environment."""
-
-    def __init__(self) -> None:
-        import aiohttp
-
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=5, ssl=_tls()),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=bool(getproxies()),  # looking for proxies takes two hops to a thread a request
-        )
-
-    async def post(
-        self, url: str, headers: Mapping[str, str], body: bytes, over: Mapping[str, str] | None = None
-    ) -> Answer:
-        """See `Line.post`."""
-        sent = {**_ASKED, **headers, **(over or {})}
-        if not all(name.isascii() and value.isascii() for name, value in sent.items()):
-            raise ModelError("model_rejected", MALFORMED)
-        data = body if len(body) < _MANY_BYTES else io.BytesIO(body)
-        try:
-            if "@" in url and httpx2.URL(url).userinfo:  # a password goes before a key, as httpx2 has it
-                sent = {name: value for name, value in sent.items() if name.lower() != "authorization"}
-            return AiohttpAnswer(await self._session.post(url, data=data, headers=sent, allow_redirects=False), sent)
-        except Exception as error:  # whatever it raises; not chained: its text may hold the key
-            raise unreached(error, url, sent) from None
-
-    async def close(self) -> None:
-        """See `Line.close`."""
-        await self._session.close()
-
-
-class AiohttpAnswer:
-    """An answer of aiohttp."""
-
-    def __init__(self, response: aiohttp.ClientResponse, sent: Mapping[str, str]) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-        self.encoding = response.headers.get("content-encoding", "").lower()
-        self.sent = sent
-        self.read = response.content.readany
-
-    @property
-    def url(self) -> httpx2.URL:
-        """See `Answer.url`."""
-        return httpx2.URL(str(self._response.url))
-
-    async def drain(self) -> None:
-        """See `Answer.drain`."""
-        if self._response.content.at_eof():
-            return
-        with anyio.move_on_after(_DRAIN_SECONDS):
-            try:
-                while await self.read():
-                    pass
-            except Exception:  # only the connection is lost
-                pass
-
-    async def close(self) -> None:
-        """See `Answer.close`."""
-        self._response.release()
 
 
 def unreached(error: BaseException | None, url: str, sent: Mapping[str, str]) -> ModelError:

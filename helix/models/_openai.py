@@ -18,8 +18,9 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, AsyncStream
 
 from helix.errors import MissingKey, ModelError
 from helix.model import Emit, ModelProfile, ModelRequest, ModelSettings, ToolDefinition
+from helix.models._clients import http_client, new_line
 from helix.models._errors import from_status, secrets_in
-from helix.models._lines import MALFORMED, Answer, HttpxAnswer, Line, http_client, new_line, unreached
+from helix.models._lines import MALFORMED, Answer, HttpxAnswer, Line, unreached
 from helix.models._served import ServedModel, status_error
 from helix.models._stream import StreamDecoder
 

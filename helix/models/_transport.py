@@ -12,7 +12,7 @@ import anyio
 
 from helix.errors import ModelError
 from helix.model import ModelSettings
-from helix.models._lines import Answer
+from helix.models._lines import Answer, BrokenOff
 
 FIRST_BYTE: Final = 600.0
 """Seconds until a reply must have begun, unless the settings say otherwise; as the openai client has it."""
@@ -88,23 +88,20 @@ async def read(answer: Answer, decoder: Decoder, patience: Patience) -> None:
         ModelError: the decoder's, or the connection broke.
     """
     inflate = _inflater(answer)
-    read, feed, heard = answer.read, decoder.feed, patience.heard
+    feed, heard = decoder.feed, patience.heard
+
+    def take(data: bytes) -> bool:
+        heard()
+        feed(data if inflate is None else inflate(data))
+        return not decoder.done
+
     heard()
     try:
-        while not decoder.done:
-            try:
-                data = await read() or await read()
-                ended = not data
-                if inflate is not None:
-                    data = inflate.decompress(data)
-            except Exception as error:  # whatever the transport raises: the reply is not complete
-                raise decoder.dropped(repr(error)) from error
-            if ended:
-                if inflate is not None and not inflate.eof:
-                    raise decoder.dropped("the body ended inside its compression")
-                return
-            heard()
-            feed(data)
+        await answer.pour(take)
+        if inflate is not None and not decoder.done:
+            inflate.end()
+    except BrokenOff as error:
+        raise decoder.dropped(str(error)) from error
     finally:
         await answer.drain()
 
@@ -114,28 +111,43 @@ async def words(answer: Answer) -> bytes:
     inflate = _inflater(answer)
     said, size = list[bytes](), 0
     with anyio.move_on_after(_WORDS_SECONDS) as scope:
+
+        def take(data: bytes) -> bool:
+            nonlocal size
+            if inflate is not None:
+                data = inflate(data)
+            size += len(data)
+            if size > _MAX_WORDS:
+                scope.cancel()  # which, unlike wanting no more, ends all of the transport's generators
+            else:
+                said.append(data)
+            return True
+
         try:
-            while data := await answer.read() or await answer.read():
-                if inflate is not None:
-                    data = inflate.decompress(data)
-                size += len(data)
-                if size > _MAX_WORDS:
-                    scope.cancel()  # which, unlike leaving the loop, ends all of the transport's generators
-                else:
-                    said.append(data)
+            await answer.pour(take)
             return b"".join(said)
         except Exception:
             pass
     return b""
 
 
-class _Inflater(Protocol):
-    """`zlib.decompressobj()`, whose class has no public name."""
+class _Inflater:
+    """Inflates gzip's or zlib's bytes, piece by piece. Raises BrokenOff."""
 
-    @property
-    def eof(self) -> bool: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(_ANY_HEADER)
+
+    def __call__(self, data: bytes) -> bytes:
+        try:
+            return self._inflate.decompress(data)
+        except zlib.error as error:
+            raise BrokenOff(repr(error)) from error
+
+    def end(self) -> None:
+        """The body has ended."""
+        if not self._inflate.eof:
+            raise BrokenOff("the body ended inside its compression")
 
 
 def _inflater(answer: Answer) -> _Inflater | None:
-    return None if answer.encoding in ("", "identity") else zlib.decompressobj(_ANY_HEADER)
+    return None if answer.encoding in ("", "identity") else _Inflater()
