@@ -26,7 +26,7 @@ from helix.fold import RunTree
 from helix.forking import forked
 from helix.handle import RunHandle
 from helix.inputs import messages_of
-from helix.limits import Limits
+from helix.limits import NO_LIMITS, Limits
 from helix.live import LiveAgent, OnApproval, Run, WaitMode
 from helix.log import RunLog
 from helix.messages import HistoryPage, Message
@@ -173,7 +173,7 @@ class Executor:
             session_id=session_id,
             protocol=c.PROTOCOL,
             options=_options(wait, metadata),
-            limits=(limits or Limits()).over(agent.limits or Limits()).given() or None,
+            limits=(limits or NO_LIMITS).over(agent.limits or NO_LIMITS).given() or None,
         )
 
         def begin(before: RunTree | None) -> RunLog:

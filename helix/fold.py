@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from helix import chunks as c
 from helix.errors import InvalidChunk, which_agent
-from helix.limits import DEFAULT_LIMITS, Limits, Usage, dollars
+from helix.limits import DEFAULT_LIMITS, NO_LIMITS, Limits, Usage, dollars
 from helix.messages import AssistantMessage, Message, ToolCall, ToolMessage
 from helix.model import History
 from helix.nodes import AgentNode, CallNode
@@ -154,7 +154,7 @@ def _run_start(tree: RunTree, chunk: c.RunStart) -> None:
     parent = tree.agent(chunk.parent_id) if chunk.parent_id else None
     if parent is None:
         tree.root_id, tree.status, tree.options = chunk.agent_id, "running", chunk.options or {}
-    bounds = Limits(**(chunk.limits or {}))
+    bounds = Limits(**chunk.limits) if chunk.limits else NO_LIMITS
     call = _call_that_started(chunk.agent_id, parent)
     tree.agents[chunk.agent_id] = AgentNode(
         agent_id=chunk.agent_id,

@@ -25,6 +25,8 @@ def messages_of(input: Any) -> list[Message]:
         UsageError: it is an empty list; or a dict is meant as a message, and is none.
         ValueError: it has no JSON form.
     """
+    if isinstance(input, str):
+        return [as_message(input)]
     items = cast(list[Any], input) if isinstance(input, list) else [input]
     if not items:
         raise UsageError("the input is an empty list: there is nothing to say; give a text, or at least one message")

@@ -126,7 +126,10 @@ class Limits:
 
     def over(self, base: Limits) -> Limits:
         """These limits, and those of `base` where this has none."""
-        return Limits(**(base.given() | self.given()))
+        if base is NO_LIMITS:
+            return self
+        given = self.given()
+        return Limits(**(base.given() | given)) if given else base
 
     def given(self) -> dict[str, Any]:
         """Those that are set, by name."""
@@ -134,6 +137,8 @@ class Limits:
 
 
 _LIMITS = tuple(field.name for field in fields(Limits))
+NO_LIMITS = Limits()
+"""What holds where nothing is said."""
 
 DEFAULT_LIMITS = Limits(steps=50, depth=8, fan_out=32)
 """What holds for a root where nothing else is said."""

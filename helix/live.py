@@ -9,7 +9,6 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -123,7 +122,6 @@ class LiveAgent:
 
     Attributes:
         parkable: whether its run may stop before a next step; not inside a tool body that must not run twice.
-        price: what so much of its model costs at most, in US dollars; None when that is not known.
     """
 
     run: Run
@@ -133,10 +131,9 @@ class LiveAgent:
     parkable: bool = True
     tools: dict[str, Tool[..., Any]] = field(init=False)
     definitions: tuple[ToolDefinition, ...] = field(init=False)
-    price: Callable[[Usage], float | None] = field(init=False)
+    _prices: dict[Usage, float | None] = field(init=False, default_factory=dict[Usage, float | None])
 
     def __post_init__(self) -> None:
-        self.price = cache(partial(self.run.prices.most, self.model))
         opened = [tool for toolset in self.agent.toolsets for tool in self.run.opened(toolset)]
         self.tools = self.agent.toolbox(opened)
         self.definitions = tuple(tool.definition for tool in self.tools.values())
@@ -145,6 +142,12 @@ class LiveAgent:
     def node(self) -> AgentNode:
         """What the log says of it."""
         return self.run.tree.agents[self.agent_id]
+
+    def price(self, usage: Usage) -> float | None:
+        """What so much of its model costs at most, in US dollars; None when that is not known."""
+        if usage not in self._prices:
+            self._prices[usage] = self.run.prices.most(self.model, usage)
+        return self._prices[usage]
 
     @property
     def stopping(self) -> bool:

@@ -25,7 +25,7 @@ from helix.endings import end_agent, end_call
 from helix.errors import LimitReached, did_you_mean
 from helix.fold import AgentNode, CallNode
 from helix.judging import judge_call, judge_results, judge_text
-from helix.limits import Limits
+from helix.limits import NO_LIMITS, Limits
 from helix.live import LiveAgent, result_of
 from helix.log import now_ms
 from helix.messages import UserMessage
@@ -297,7 +297,7 @@ class _Delegate:
             raise LimitReached("limit_depth", f"the limit of {depth} levels of delegation is reached")
         child_id = f"{node.agent_id}.{definition.name}-{len(node.children) + 1}"
         model = _model_of(live, definition)
-        bounds = (limits or Limits()).over(definition.limits or Limits())
+        bounds = (limits or NO_LIMITS).over(definition.limits or NO_LIMITS)
         start = c.RunStart(
             child_id,
             definition.name,

@@ -19,7 +19,7 @@ from anyio import to_thread
 
 from helix.agent import Agent
 from helix.errors import DefinitionError
-from helix.limits import Limits, Usage, dollars
+from helix.limits import NO_LIMITS, Limits, Usage, dollars
 from helix.model import Model
 from helix.models.fallback import FallbackModel
 
@@ -214,7 +214,7 @@ def _under_a_limit(
     model_of: Callable[[Agent[Any, Any, Any], Model], Model],
     limited: bool,
 ) -> Iterator[Model]:
-    limited = limited or (limits or Limits()).over(agent.limits or Limits()).cost is not None
+    limited = limited or (limits or NO_LIMITS).over(agent.limits or NO_LIMITS).cost is not None
     if limited:
         yield model
     for tool in agent.sub_agents:

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, cast
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from helix.agent import Agent
 from helix.errors import DefinitionError, UsageError
@@ -62,8 +63,14 @@ class Resources:
             models += [self.model(item.model) for item in agents if item.model is not None]
         await self.prices.load(models)
         self._check_prices(agent, root_model, override, limits)
-        async with self._opening:
-            await self._open_all(agents, models)
+        if self._are_open(agents, models):
+            await checkpoint()
+        else:
+            async with self._opening:
+                await self._open_all(agents, models)
+        for item in agents:
+            if item.toolsets:
+                item.toolbox([tool for toolset in item.toolsets for tool in self.toolset(toolset)])
         return root_model
 
     def model(self, model: str | Model) -> Model:
@@ -100,6 +107,16 @@ class Resources:
 
         self.prices.check(agent, limits, root_model, model_of)
 
+    def _are_open(self, agents: Sequence[Agent[Any, Any, Any]], models: Sequence[Model]) -> bool:
+        for model in models:
+            if id(model) not in self._entered:
+                return False
+        for item in agents:
+            for toolset in item.toolsets:
+                if id(toolset) not in self._tools:
+                    return False
+        return True
+
     async def _open_all(self, agents: Sequence[Agent[Any, Any, Any]], models: Sequence[Model]) -> None:
         for model in models:
             await self._enter(model)
@@ -108,7 +125,6 @@ class Resources:
                 if id(toolset) not in self._tools:
                     await self._stack.enter_async_context(toolset)
                     self._tools[id(toolset)] = tuple(toolset.tools())
-            item.toolbox([tool for toolset in item.toolsets for tool in self.toolset(toolset)])
 
     async def _enter(self, model: Model) -> None:
         if id(model) not in self._entered:

@@ -24,6 +24,7 @@ from helix.shelf import Shelf, Turn
 
 OnBusy: TypeAlias = Literal["error", "queue", "interrupt"]
 """What to do with a session whose last run has not ended: refuse, wait for it, or stop it."""
+_ON_BUSY = get_args(OnBusy)
 
 
 class Turns:
@@ -103,7 +104,7 @@ def check_on_busy(on_busy: str) -> None:
     Raises:
         UsageError: it is none.
     """
-    if on_busy not in get_args(OnBusy):
+    if on_busy not in _ON_BUSY:
         raise UsageError(f"on_busy={on_busy!r} is none of 'error', 'queue' and 'interrupt'")
 
 

@@ -75,6 +75,21 @@ async def test_a_toolset_whose_tool_has_a_taken_name_is_refused_before_anything_
     assert model.requests == []
 
 
+async def test_a_taken_name_is_refused_also_when_all_is_open_already() -> None:
+    @tool
+    def lookup() -> str:
+        return ""
+
+    archive, model = Archive(), ScriptedModel(["hi"])
+    with anyio.fail_after(5):
+        async with Executor() as executor:
+            await (await executor.execute(Agent("a", tools=[archive]), "go", model=model)).result()
+            with pytest.raises(DefinitionError, match="two tools are called 'lookup'"):
+                await executor.execute(Agent("b", tools=[lookup, archive]), "go", model=model, session_id="s")
+            assert await executor.history("s") == []
+    assert len(model.requests) == 1
+
+
 async def test_no_real_models_forbids_requests_and_lets_scripts_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-never-sent")
     with anyio.fail_after(5), no_real_models():

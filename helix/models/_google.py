@@ -225,7 +225,7 @@ class GoogleDecoder(StreamDecoder):
             raise self.dropped(f"the body ended without {self._named[2]}")
         reason = self.finish_reason
         if reason in _UNUSABLE:
-            detail = scrub(f"finishReason {reason}: {self._note}", self.secrets)[:MAX_DETAIL]
+            detail = scrub(f"finishReason {reason}: {self._note}", self._secrets)[:MAX_DETAIL]
             code, retryable = _UNUSABLE[reason]
             text = f"The provider could not use the model's reply ({reason})."
             raise ModelError(code, text, retryable=retryable, detail=detail, usage=self.usage)

@@ -150,7 +150,12 @@ class HttpxLine:
                 request.headers.pop(name, None)
             self._last = asked, request
         like = self._last[1]
-        return httpx2.Request("POST", like.url, headers=like.headers, content=body, extensions=like.extensions)
+        # With its stream given, nothing is added to its headers: all but the length is there.
+        request = httpx2.Request(
+            "POST", like.url, headers=like.headers, stream=httpx2.ByteStream(body), extensions=like.extensions
+        )
+        request.headers["content-length"] = str(len(body))
+        return request
 
     def _built(
         self, url: str, headers: Mapping[str, str], body: bytes, over: Mapping[str, str], timeout: httpx2.Timeout

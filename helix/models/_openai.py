@@ -205,6 +205,7 @@ class _StraightWay:
             name: value
             for name, value in {**client.auth_headers, **client.default_headers}.items()
             if isinstance(value, str)
+            and not name.lower().startswith("x-stainless-")  # about a client that asks nothing
         }
         self._headers = given | {"Content-Type": "application/json"}
 

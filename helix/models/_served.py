@@ -7,7 +7,7 @@ users; a reply is read under one clock; an answer that is an error becomes one o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeAlias, TypeVar
@@ -44,11 +44,11 @@ class ReplyDecoder(Decoder, Protocol):
     """A decoder of one whole reply.
 
     Attributes:
-        secrets: texts that no error may repeat.
+        sent: the request's headers, whose secrets no error may repeat.
         takes_whole: whether a reply in one piece is one, too.
     """
 
-    secrets: Sequence[str]
+    sent: Mapping[str, str]
     takes_whole: bool
 
     @property
@@ -155,14 +155,14 @@ class ServedModel(ABC, Generic[ClientT]):
         """One exchange; asks for the reply in one piece if the server refuses to stream, and that is allowed."""
         streams = not (decoder.takes_whole and self._cannot_stream)
         try:
-            answer = await self._ask(client, replace(request, stream=streams))
+            answer = await self._ask(client, request if streams else replace(request, stream=False))
         except ModelError as error:
             about_streams = error.code == "model_rejected" and "stream" in error.message.lower()
             if not (decoder.takes_whole and streams and about_streams):
                 raise
             streams = False
             answer = await self._ask(client, replace(request, stream=False))
-        decoder.secrets = secrets_in(answer.sent)
+        decoder.sent = answer.sent
         try:
             await read(answer, decoder, patience)
             reply = decoder.end()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 from pydantic_core import from_json
@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from helix.errors import ModelError
 from helix.limits import Usage
 from helix.model import Emit, ModelReply
-from helix.models._errors import MAX_DETAIL, from_event, scrub
+from helix.models._errors import MAX_DETAIL, from_event, scrub, secrets_in
 from helix.models._sse import EventStreamDecoder, ServerSentEvent
 from helix.models._template import TextTemplate
 
@@ -30,7 +30,7 @@ class StreamDecoder(ABC):
 
     Attributes:
         done: the provider has said that the reply is complete; what follows is ignored.
-        secrets: texts that no error may repeat.
+        sent: the request's headers, whose secrets no error may repeat.
         takes_whole: whether a reply in one piece is one, too.
     """
 
@@ -43,7 +43,7 @@ class StreamDecoder(ABC):
         "_usage",
         "_usual",
         "done",
-        "secrets",
+        "sent",
         "takes_whole",
     )
 
@@ -54,7 +54,7 @@ class StreamDecoder(ABC):
         """Pushes into `emit`."""
         self.done = False
         self._usage: Usage | None = None
-        self.secrets: Sequence[str] = ()
+        self.sent: Mapping[str, str] = {}
         self.takes_whole = False
         self._emit = emit
         self._events = EventStreamDecoder()
@@ -62,6 +62,10 @@ class StreamDecoder(ABC):
         self._tail = b""
         self._sniffed = False
         self._foreign: bytearray | None = None  # a body that is no event stream
+
+    @property
+    def _secrets(self) -> Sequence[str]:
+        return secrets_in(self.sent)
 
     @property
     def usage(self) -> Usage | None:
@@ -137,7 +141,7 @@ class StreamDecoder(ABC):
             "model_stream_dropped",
             "The model's reply broke off before it was complete.",
             retryable=True,
-            detail=scrub(detail, self.secrets)[:MAX_DETAIL],
+            detail=scrub(detail, self._secrets)[:MAX_DETAIL],
             usage=self.usage,
         )
 
@@ -182,7 +186,7 @@ class StreamDecoder(ABC):
         return self._ending()
 
     def _foreign_error(self, body: bytes) -> ModelError | None:
-        text = scrub(body.decode("utf-8", "replace"), self.secrets)[:MAX_DETAIL]
+        text = scrub(body.decode("utf-8", "replace"), self._secrets)[:MAX_DETAIL]
         if b"<" in body[:8]:
             page = "The server answered with a web page instead of a reply: check the base URL."
             return ModelError("model_rejected", page, detail=text)
@@ -201,7 +205,7 @@ class StreamDecoder(ABC):
         return ModelError("model_rejected", IN_ONE_PIECE if field in fields else other, detail=text, usage=self.usage)
 
     def _error(self, error: object) -> ModelError:
-        return from_event(error, secrets=self.secrets, usage=self.usage)
+        return from_event(error, secrets=self._secrets, usage=self.usage)
 
 
 # What servers send is not always what they should: a value of another type is one that was not sent.

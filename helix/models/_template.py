@@ -47,7 +47,7 @@ class TextTemplate:
     too: it is the neck.
     """
 
-    __slots__ = ("_head", "_holes", "_kinds", "_lessons", "_middle", "_neck", "_neck_end", "_push")
+    __slots__ = ("_head", "_holes", "_kinds", "_lesson", "_lessons", "_middle", "_neck", "_neck_end", "_push")
 
     def __init__(self, kinds: Kinds | None = None) -> None:
         """`kinds` are the holes that there may be behind the text: by default OpenAI's."""
@@ -57,6 +57,7 @@ class TextTemplate:
         self._neck = self._neck_end = b""
         self._middle = b""
         self._holes: list[_Hole] = []
+        self._lesson: tuple[bytes, str, Callable[[Any], object], Callable[[str], None], str] | None = None
         self._lessons = _LESSONS
 
     def take(self, data: bytes, at: int) -> int:
@@ -64,6 +65,9 @@ class TextTemplate:
 
         The stream must be between two events at `at`.
         """
+        if self._lesson is not None:  # not sooner: the first words of a reply are not to wait for it
+            lesson, self._lesson = self._lesson, None
+            self._study(*lesson)
         head, neck, middle, holes = self._head, self._neck, self._middle, self._holes
         while data.startswith(head, at):
             start = at + len(head)
@@ -102,8 +106,12 @@ class TextTemplate:
             push: takes the texts of those to come.
             name: the event's name.
         """
-        if self._lessons == 0 or not text.isprintable():
-            return
+        if self._lessons and text.isprintable():
+            self._lesson = data, text, read, push, name
+
+    def _study(
+        self, data: bytes, text: str, read: Callable[[Any], object], push: Callable[[str], None], name: str
+    ) -> None:
         raw = to_json(text)
         at = data.rfind(raw)
         if at < 0 or b"\\" in raw:

@@ -56,7 +56,7 @@ class Patience:
         self._end = math.inf if self._total is None else now + self._total
         first = FIRST_BYTE if settings.first_byte is None else settings.first_byte
         self._scope = anyio.CancelScope(deadline=min(self._end, now + first))
-        self._looked = 0.0
+        self._looked = time.monotonic() if first == self._between else 0.0  # then the timer is set as it should be
         self.ran_out = ""
 
     def __enter__(self) -> Self:

@@ -5,10 +5,12 @@ Floor 3, below `steps`, above `_openai`, which does the network, and `_chat`, wh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+import httpx2
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 from pydantic_core import to_json
 
@@ -81,7 +83,7 @@ class OpenAIChatModel(OpenAIModel):
         fields: dict[str, Any] = {
             "model": self._model_name,
             **({"stream": True, "stream_options": {"include_usage": True}} if request.stream else {}),
-            **settings_fields(settings, max_tokens=_max_tokens_field(client)),
+            **settings_fields(settings, max_tokens=_max_tokens_field(self.base_url)),
         }
         if tools and settings.parallel_tool_calls is not None:
             fields["parallel_tool_calls"] = settings.parallel_tool_calls
@@ -110,7 +112,8 @@ def _messages(request: ModelRequest) -> bytes:
     return b"%b,%b" % (system, history) if history else system
 
 
-def _max_tokens_field(client: AsyncOpenAI) -> str:
+@functools.cache
+def _max_tokens_field(base_url: str) -> str:
     """OpenAI's reasoning models refuse `max_tokens`; many compatible servers know nothing else, and would not bound."""
-    host = client.base_url.host
+    host = httpx2.URL(base_url).host
     return "max_completion_tokens" if host.endswith(("api.openai.com", ".azure.com")) else "max_tokens"
