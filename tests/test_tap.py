@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import random
 import ssl
+import weakref
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import anyio
@@ -17,8 +20,8 @@ import trustme
 from aiohttp.client_proto import ResponseHandler
 
 from helix.models._aiohttp import AiohttpLine, _pour_all, _Tap
-from helix.models._lines import BrokenOff
-from tests.fault_server import LAST, Hold, Send, chunk, serving
+from helix.models._lines import Answer, BrokenOff, Sink
+from tests.fault_server import LAST, Close, Drip, Hold, Send, chunk, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -170,6 +173,45 @@ async def test_it_gives_what_aiohttp_would_however_an_answer_is_written_and_cut(
     assert seen < sent * 0.9  # or nothing is tested
 
 
+async def test_a_head_too_long_to_be_kept_is_not_taken_for_a_body() -> None:
+    long = b"".join(b"x-%d: %b\r\n" % (number, b"v" * 8_000) for number in range(9))
+    data = b"5\r\nhello\r\n"  # one chunk's, which looks like a chunk
+    rest = b"\r\n%x\r\n" % len(data)
+    # The second read begins with what ends a header's value, and would be the size of a chunk.
+    reads = [CHUNKED[:-2] + long + b"x: ", b"%x\r\n" % (len(rest) - 2) + rest, data, b"\r\n", LAST]
+    assert await by_aiohttp(Aiohttps(1 << 16), reads) == data
+    assert await by_tap(Aiohttps(1 << 16), reads, 0) == data
+
+
+async def pour_each(reads: Sequence[bytes], sink: Sink) -> None:
+    """Pours what so many reads bring behind a head, and then nothing more."""
+    inner = Aiohttps(1 << 16)
+    tap = _Tap(inner)
+    tap.begin()
+    tap.data_received(CHUNKED)
+    content = await inner.content()
+    assert content is not None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tap.pour, content, sink)
+        await anyio.wait_all_tasks_blocked()
+        for data in reads:
+            tap.data_received(data)
+        tap.connection_lost(None)
+
+
+async def test_a_sink_gets_bytes_where_the_event_loop_reads_bytearrays() -> None:  # Windows, before Python 3.12
+    got: list[bytes] = []
+    reads: list[Any] = [bytearray(data) for data in (chunk(b"one"), chunk(b"two") + chunk(b"three"), LAST)]
+    await pour_each(reads, lambda data: got.append(data) is None)
+    assert [(type(data), data) for data in got] == [(bytes, b"one"), (bytes, b"twothree")]
+
+
+async def test_what_is_no_http_is_said() -> None:
+    with pytest.raises(ExceptionGroup) as failed:
+        await pour_each([b"zz\r\n"], lambda data: True)
+    assert "chunk size" in str(failed.value.exceptions[0])
+
+
 @asynccontextmanager
 async def serving_tls(answers: Sequence[Sequence[bytes]]) -> AsyncGenerator[tuple[str, ssl.SSLContext]]:
     """A server over TLS that answers the requests of one connection in turn, each piece in a record."""
@@ -251,4 +293,35 @@ async def test_a_cancelled_call_pours_nothing_more() -> None:
             assert got == [b"one"]
             await server.all_closed()
         finally:
+            await line.close()
+
+
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_reply_that_fails_leaves_nothing_to_the_garbage_collector(raises: bool) -> None:
+    class Taker:
+        def __call__(self, data: bytes) -> bool:
+            if raises:
+                raise LookupError(data)
+            return True
+
+    async def play(reply: Answer, taker: Taker) -> None:
+        try:
+            await reply.pour(taker)
+        finally:
+            await reply.drain()
+            await reply.close()
+
+    events = [chunk(b"one"), LAST] if raises else [chunk(b"one")]
+    async with serving([[Send(CHUNKED), Drip(events, 0.02), Close()]]) as server:
+        line = AiohttpLine()
+        gc.disable()
+        try:
+            left = weakref.ref(taker := Taker())
+            with pytest.raises(LookupError if raises else BrokenOff):
+                await play(await line.post(server.url, {}, b""), taker)
+            del taker
+            await server.all_closed()
+            assert left() is None
+        finally:
+            gc.enable()
             await line.close()

@@ -18,6 +18,7 @@ import aiohttp
 import anyio
 import httpx2
 import sniffio
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from helix.errors import ModelError
@@ -98,7 +99,7 @@ class AiohttpAnswer:
     async def drain(self) -> None:
         """See `Answer.drain`."""
         content = self._response.content
-        if content.at_eof():
+        if content.at_eof() or content.exception() is not None:
             return
         with anyio.move_on_after(DRAIN_SECONDS):
             try:
@@ -129,7 +130,8 @@ def _pour_all(content: aiohttp.StreamReader, sink: Sink) -> bool:
         try:
             data = content.read_nowait()
         except Exception as error:  # whatever became of the connection
-            raise BrokenOff(repr(error)) from error
+            # The reader keeps its error, whose traceback would keep the reader and all that is poured.
+            raise BrokenOff(repr(error)) from error.with_traceback(None)
         if not data:
             return content.at_eof()
         if not sink(data):
@@ -143,7 +145,7 @@ class _Tap(asyncio.Protocol):
     and stays where it is, between two chunks. All else goes through it, and it alone judges what is no HTTP.
     """
 
-    def __init__(self, inner: asyncio.Protocol) -> None:
+    def __init__(self, inner: ResponseHandler) -> None:
         self._inner = inner
         self._head: bytes | None = None  # what came of an answer's head, while that is not complete
         self._owed: int | None = None  # bytes until the parser is between two chunks; None where that is not known
@@ -177,8 +179,11 @@ class _Tap(asyncio.Protocol):
             error = await self._ended
         finally:
             self._content = self._sink = self._context = self._ended = None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # or its traceback and this frame would hold each other, and all that is poured
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`, as for the others."""
@@ -193,9 +198,10 @@ class _Tap(asyncio.Protocol):
         return self._inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        why = exc or self._inner.exception() or ConnectionError("The connection was closed.")
         self._inner.connection_lost(exc)
         self._look()
-        self._end(BrokenOff(repr(exc)))
+        self._end(BrokenOff(repr(why)))  # for what is no HTTP, aiohttp's reader has no error
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()
@@ -215,7 +221,7 @@ class _Tap(asyncio.Protocol):
             at = end + 2
         if pieces and (sink := self._sink) is not None:
             try:
-                if not sink(pieces[0] if len(pieces) == 1 else b"".join(pieces)):
+                if not sink(b"".join(pieces)):  # bytes, also where the event loop reads bytearrays; one is not copied
                     self._end(None)
             except Exception as error:
                 self._end(error)
@@ -229,7 +235,7 @@ class _Tap(asyncio.Protocol):
                 self._head = head
                 return
             self._head = None
-            self._owed = 0 if _is_chunked(head) else None
+            self._owed = 0 if blank and _is_chunked(head) else None
         at, size = 0, len(data)
         while at < size and self._owed is not None:
             if not self._owed:
