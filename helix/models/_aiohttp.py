@@ -90,7 +90,8 @@ class AiohttpAnswer:
 
     async def pour(self, sink: Sink) -> None:
         """See `Answer.pour`."""
-        content, tap = self._response.content, _Tap.on(self._response.connection)
+        tap = _Tap.on(self._response.connection)  # first: at the body's end the connection is given back
+        content = self._response.content
         if not _pour_all(content, sink):
             if tap is None:
                 raise BrokenOff("the connection is gone")
@@ -148,10 +149,10 @@ class _Tap(asyncio.Protocol):
     def __init__(self, inner: ResponseHandler) -> None:
         self._inner = inner
         self._head: bytes | None = None  # what came of an answer's head, while that is not complete
-        self._owed: int | None = None  # bytes until the parser is between two chunks; None where that is not known
+        self._to_boundary: int | None = None  # bytes until the parser is between two chunks; None: not known
         self._sink: Sink | None = None
         self._content: aiohttp.StreamReader | None = None
-        self._context: Context | None = None
+        self._context: Context | None = None  # while something is poured
         self._ended: asyncio.Future[Exception | None] | None = None
 
     @classmethod
@@ -167,7 +168,7 @@ class _Tap(asyncio.Protocol):
 
     def begin(self) -> None:
         """What comes next is the head of an answer."""
-        self._head, self._owed = b"", None
+        self._head, self._to_boundary = b"", None
 
     async def pour(self, content: aiohttp.StreamReader, sink: Sink) -> None:
         """See `Answer.pour`; `content`, the answer's, holds nothing now."""
@@ -187,12 +188,12 @@ class _Tap(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`, as for the others."""
-        if self._owed == 0 and self._context is not None:
+        if self._to_boundary == 0 and self._context is not None:
             data = self._context.run(self._pour_chunks, data)
         if data:
-            self._follow(data)
+            self._count(data)
             self._inner.data_received(data)
-            self._look()
+            self._pour_what_is_parsed()
 
     def eof_received(self) -> bool | None:
         return self._inner.eof_received()
@@ -200,7 +201,7 @@ class _Tap(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         why = exc or self._inner.exception() or ConnectionError("The connection was closed.")
         self._inner.connection_lost(exc)
-        self._look()
+        self._pour_what_is_parsed()
         self._end(BrokenOff(repr(why)))  # for what is no HTTP, aiohttp's reader has no error
 
     def pause_writing(self) -> None:
@@ -227,7 +228,7 @@ class _Tap(asyncio.Protocol):
                 self._end(error)
         return data[at:]
 
-    def _follow(self, data: bytes) -> None:
+    def _count(self, data: bytes) -> None:
         """Keeps account of where the parser will be behind this."""
         if self._head is not None:
             head, blank, data = (self._head + data).partition(b"\r\n\r\n")
@@ -235,23 +236,23 @@ class _Tap(asyncio.Protocol):
                 self._head = head
                 return
             self._head = None
-            self._owed = 0 if blank and _is_chunked(head) else None
+            self._to_boundary = 0 if blank and _is_chunked(head) else None
         at, size = 0, len(data)
-        while at < size and self._owed is not None:
-            if not self._owed:
+        while at < size and self._to_boundary is not None:
+            if not self._to_boundary:
                 chunk = _CHUNK.match(data, at)
-                if chunk is None:  # the last one, or none as they usually are
-                    self._owed = None
+                if chunk is None:  # the last one, or its line is cut or unusual: the rest is aiohttp's
+                    self._to_boundary = None
                     return
-                at, self._owed = chunk.end(), int(chunk[1], 16) + 2
-            end = at + self._owed
+                at, self._to_boundary = chunk.end(), int(chunk[1], 16) + 2
+            end = at + self._to_boundary
             if end > size:
-                self._owed = end - size
+                self._to_boundary = end - size
                 return
-            self._owed = 0 if data[max(0, end - 2) : end] == b"\r\n" else None
+            self._to_boundary = 0 if data[max(0, end - 2) : end] == b"\r\n" else None
             at = end
 
-    def _look(self) -> None:
+    def _pour_what_is_parsed(self) -> None:
         """Pours what the parser has made of what came."""
         if self._context is not None:
             self._context.run(self._pour_parsed)

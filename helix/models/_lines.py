@@ -29,7 +29,7 @@ _BAD_URLS = ("UnsupportedProtocol", "InvalidURL", "InvalidUrlClientError", "NonH
 """The errors of httpx2 and aiohttp, which need not be there."""
 ASKED: Final = {"accept-encoding": "gzip, deflate"}
 Sink: TypeAlias = Callable[[bytes], bool]
-"""Takes the next bytes; False if it wants no more. Does not block. It may run in no task, but in the same context."""
+"""Takes the next bytes; False if it wants no more. Does not block. May run in no task, in a copy of the context."""
 _Asked: TypeAlias = tuple[str, dict[str, str], dict[str, str]]
 """A URL, an adapter's headers, and those over them."""
 
