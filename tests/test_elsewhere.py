@@ -30,6 +30,7 @@ from helix.store import NewRun, Store
 from helix.stores import open_store
 from helix.testing import Call, ScriptedModel, Turn, check_stream
 from tests import services
+from tests.around import Around
 
 pytestmark = pytest.mark.anyio
 
@@ -119,22 +120,12 @@ async def test_what_is_wrong_with_a_message_or_a_stop_is_said_across_processes(u
             await there.send("hello")
 
 
-class Together:
+class Together(Around):
     """A store in which nobody posts before all have come to do so."""
 
     def __init__(self, inner: Store, gate: Gate) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._gate = gate
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def __aenter__(self) -> Together:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._inner.__aexit__(*error)
 
     async def post(self, run_id: str, command_id: str, data: bytes) -> bool:
         await self._gate.all_are_there()
